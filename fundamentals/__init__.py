@@ -1,0 +1,24 @@
+"""Backpropagation and optimization as a university course teaches them: pure functions in JAX.
+
+Every backward pass is derived by hand, beside its forward pass, and compared with `jax.grad`.
+Start at `activations` for how a rule is written, at `models.mlp` for how rules compose, at
+`catalogue.RULES` for all of them.
+"""
+
+from fundamentals import activations, base, catalogue, data, initializers, layers, losses, models, optimizers
+from fundamentals.base import Rule, hand_derived
+
+__all__ = [
+    "Rule",
+    "activations",
+    "base",
+    "catalogue",
+    "data",
+    "hand_derived",
+    "initializers",
+    "layers",
+    "losses",
+    "models",
+    "optimizers",
+]
+__version__ = "0.1.0"

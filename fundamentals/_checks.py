@@ -1,0 +1,200 @@
+"""Validation of everything that users pass in. Every check runs at trace time and costs nothing under jit.
+
+A message names the function, the argument, what was expected (in the shape letters of `base`) and
+what came: `linear: w has shape [5, 3]; expected [D, H] with D = 4 from x [2, 4]`. Shapes, ranges and
+structures raise `ValueError`, dtypes and types raise `TypeError`. What only a value can tell (label
+ranges, hyperparameters) is checked when the value is known; inside `jit` it is not, and the docstring
+of the function says what happens then.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundamentals.base import Array, ArrayLike, DTypeLike
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "floating": ("a floating dtype", lambda dtype: jnp.issubdtype(dtype, jnp.floating)),
+    "integer": ("an integer dtype", lambda dtype: jnp.issubdtype(dtype, jnp.integer)),
+    "real": (
+        "an integer or floating dtype",
+        lambda dtype: jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating),
+    ),
+}
+
+
+def array(function: str, name: str, value: ArrayLike, kind: str = "floating") -> Array:
+    """`value` as a JAX array of any shape, its dtype of the `kind` ("floating", "integer", "real")."""
+    try:
+        x = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{function}: {name} is {_describe(value)}; expected an array") from error
+    expected, accepts = _KINDS[kind]
+    if not accepts(x.dtype):
+        raise TypeError(f"{function}: {name} has dtype {x.dtype}; expected {expected}")
+    return x
+
+
+def arrays(function: str, **specs: tuple[ArrayLike, str] | tuple[ArrayLike, str, str]) -> tuple[Array, ...]:
+    """The named values as arrays whose shapes fit their patterns and whose floating dtypes agree.
+
+    Each value comes with a pattern of shape letters, `"... D"` or `"D H"`, and optionally a kind. A letter
+    stands for one size throughout the call, `...` for one run of leading axes.
+
+    Example: `x, w, b = arrays("linear", x=(x, "... D"), w=(w, "D H"), b=(b, "H"))`.
+    """
+    result: dict[str, Array] = {}
+    sizes: dict[str, tuple[Any, str]] = {}  # letter -> (size, the argument it came from)
+    floating: tuple[Any, str] | None = None
+    for name, (value, pattern, *kind) in specs.items():
+        x = array(function, name, value, *kind)
+        letters = pattern.split()
+        given = _match(letters, x.shape)
+        if given is None or any(sizes.get(letter, (size,))[0] != size for letter, size in given.items()):
+            known = [letter for letter in letters if letter in sizes]
+            sources = ", ".join(f"{letter} = {_show(sizes[letter][0])}" for letter in known)
+            origin = " and ".join(
+                dict.fromkeys(f"{(s := sizes[letter][1])} {_show(result[s].shape)}" for letter in known)
+            )
+            raise ValueError(
+                f"{function}: {name} has shape {_show(x.shape)}; expected [{', '.join(letters)}]"
+                + (f" with {sources} from {origin}" if known else "")
+            )
+        for letter, size in given.items():
+            sizes.setdefault(letter, (size, name))
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            if floating is not None and x.dtype != floating[0]:
+                raise TypeError(f"{function}: {name} has dtype {x.dtype}; expected {floating[0]} as in {floating[1]}")
+            floating = (x.dtype, name)
+        result[name] = x
+    return tuple(result.values())
+
+
+def floating_dtype(function: str, dtype: DTypeLike) -> None:
+    """The dtype to create an array in is floating."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{function}: dtype is {jnp.dtype(dtype)}; expected a floating dtype")
+
+
+def not_empty(function: str, name: str, size: int, letter: str) -> None:
+    """Reject a reduction over nothing, which has no value."""
+    if size == 0:
+        raise ValueError(f"{function}: {name} has {letter} = 0; expected {letter} ≥ 1")
+
+
+def label_range(function: str, name: str, labels: Array, classes: int) -> None:
+    """Class indices lie in [0, classes); checked when the labels are concrete."""
+    values = _concrete(labels)
+    if values is not None and values.size and (values.min() < 0 or values.max() >= classes):
+        raise ValueError(
+            f"{function}: {name} has values from {values.min()} to {values.max()}; "
+            f"expected class indices in [0, {classes})"
+        )
+
+
+def signs(function: str, name: str, labels: Array) -> None:
+    """Labels are −1 or +1; checked when they are concrete."""
+    values = _concrete(labels)
+    if values is not None:
+        wrong = values[np.abs(values) != 1]
+        if wrong.size:
+            raise ValueError(f"{function}: {name} has the value {wrong.flat[0]}; expected -1 or +1")
+
+
+def interval(function: str, bounds: str, **values: Any) -> None:
+    """Hyperparameters lie in an interval written as in mathematics: "[0, 1)", "(0, inf)".
+
+    Traced values pass unchecked: their range is the caller's to keep.
+    """
+    low, high = (float(bound) for bound in bounds[1:-1].split(","))
+    for name, value in values.items():
+        number = _number(function, name, value, f"a number in {bounds}")
+        if number is None:
+            continue
+        above = number > low or (number == low and bounds[0] == "[")
+        below = number < high or (number == high and bounds[-1] == "]")
+        if not (above and below):  # NaN is in no interval
+            raise ValueError(f"{function}: {name} is {value}; expected a number in {bounds}")
+
+
+def positive_integers(function: str, **values: Any) -> None:
+    """Counts and sizes are Python or NumPy integers ≥ 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{function}: {name} is {_describe(value)}; expected an integer ≥ 1")
+        if value < 1:
+            raise ValueError(f"{function}: {name} is {value}; expected an integer ≥ 1")
+
+
+def same_shapes(function: str, reference_name: str, reference: Any, **trees: Any) -> None:
+    """Pytrees have the structure and the leaf shapes of the reference: nothing broadcasts by accident."""
+    expected = jax.tree_util.tree_leaves_with_path(reference)
+    structure: Any = jax.tree.structure(reference)
+    for name, tree in trees.items():
+        leaves, found = jax.tree.leaves(tree), jax.tree.structure(tree)
+        if found != structure:
+            raise ValueError(f"{function}: {name} has structure {found}; expected {structure} as in {reference_name}")
+        for (path, want), leaf in zip(expected, leaves, strict=True):
+            if jnp.shape(leaf) != jnp.shape(want):
+                raise ValueError(
+                    f"{function}: {name}{jax.tree_util.keystr(path)} has shape {_show(jnp.shape(leaf))}; "
+                    f"expected {_show(jnp.shape(want))} as in {reference_name}"
+                )
+
+
+def floating_leaves(function: str, **trees: Any) -> None:
+    """Every leaf of these pytrees has a floating dtype."""
+    for name, tree in trees.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            array(function, f"{name}{jax.tree_util.keystr(path)}", leaf)
+
+
+def _match(letters: list[str], shape: tuple[int, ...]) -> dict[str, Any] | None:
+    """Sizes of the letters in a shape, or None where the rank does not fit or a letter has two sizes."""
+    if letters[:1] == ["..."]:
+        tail = len(letters) - 1
+        if len(shape) < tail:
+            return None
+        split = len(shape) - tail
+        sizes: dict[str, Any] = {"...": shape[:split]}
+        letters, shape = letters[1:], shape[split:]
+    else:
+        sizes = {}
+    if len(letters) != len(shape):
+        return None
+    for letter, size in zip(letters, shape, strict=True):
+        if sizes.setdefault(letter, size) != size:
+            return None
+    return sizes
+
+
+def _number(function: str, name: str, value: Any, expected: str) -> float | None:
+    """The value as a float; None where it is traced."""
+    if isinstance(value, jax.Array | np.ndarray):
+        if value.ndim != 0:
+            raise TypeError(f"{function}: {name} has shape {_show(value.shape)}; expected {expected}")
+        known = _concrete(value)
+        return None if known is None else float(known)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{function}: {name} is {_describe(value)}; expected {expected}")
+    return float(value)
+
+
+def _concrete(x: Any) -> np.ndarray | None:
+    """The values, or None where they are not known here: traced, or spread over other processes."""
+    if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
+        return None
+    return np.asarray(x)
+
+
+def _show(size: Any) -> str:
+    return f"[{', '.join(map(str, size))}]" if isinstance(size, tuple) else str(size)
+
+
+def _describe(value: Any) -> str:
+    text = repr(value)
+    text = text if len(text) <= 40 and "\n" not in text else "a value"
+    return f"{text} ({type(value).__name__})"

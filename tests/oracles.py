@@ -1,0 +1,72 @@
+"""What derivatives are compared with: autodiff in double precision, and finite differences that know no autodiff."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from fundamentals.base import Rule
+
+# Largest error of a gradient relative to its largest entry, by the dtype that it is computed in: a few last places.
+TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "float16": 5e-3, "bfloat16": 3e-2}
+
+
+def is_floating(tree: Any) -> bool:
+    return all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(tree))
+
+
+def widen(tree: Any) -> Any:
+    """The same numbers, in float64."""
+    return jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def cotangent_like(y: Any, seed: int = 7) -> Any:
+    """Random, so that no sum of cotangents and no symmetry hides a mistake."""
+    return jax.random.normal(jax.random.key(seed), y.shape, jnp.float32).astype(y.dtype)
+
+
+def hand(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:
+    """Cotangents by the rule."""
+    return rule.bwd(rule.fwd(*args)[1], dy)
+
+
+def autodiff(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:
+    """Cotangents by `jax.vjp` of the primal; None for arguments that are not floating."""
+    floating = [i for i, arg in enumerate(args) if is_floating(arg)]
+
+    def primal(*values: Any) -> Any:
+        replaced = dict(zip(floating, values, strict=True))
+        return rule.primal(*(replaced.get(i, arg) for i, arg in enumerate(args)))
+
+    cotangents = dict(zip(floating, jax.vjp(primal, *(args[i] for i in floating))[1](dy), strict=True))
+    return tuple(cotangents.get(i) for i in range(len(args)))
+
+
+def finite_differences(function: Callable[[Any], Any], at: Any, step: float = 1e-4) -> Any:
+    """The gradient of a scalar function of a pytree, one coordinate at a time, fourth order, in float64.
+
+    (8 [f(x+h) − f(x−h)] − [f(x+2h) − f(x−2h)]) / 12h, with an error of h⁴/30 of the fifth derivative.
+    """
+    flat, unravel = ravel_pytree(at)
+    directions = step * jnp.eye(flat.size, dtype=flat.dtype)
+    values = jax.jit(jax.vmap(lambda shift: function(unravel(flat + shift))))
+    one = values(directions) - values(-directions)
+    two = values(2 * directions) - values(-2 * directions)
+    return unravel((8 * one - two) / (12 * step))
+
+
+def relative_error(found: Any, expected: Any) -> float:
+    """The largest |found − expected| of each leaf over the leaf's largest |expected|; the worst leaf's."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    worst = 0.0
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        error = np.max(np.abs(a - b), initial=0.0)
+        worst = max(worst, float(error / np.max(np.abs(b), initial=0.0)) if error else 0.0)
+        if np.isnan(error):
+            return float("nan")
+    return worst

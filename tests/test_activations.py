@@ -1,0 +1,137 @@
+"""Activations: values from NumPy transcriptions of the formulas, kinks, extremes, bad input."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import TOLERANCE, autodiff, cotangent_like, hand, relative_error
+
+from fundamentals import activations, hand_derived
+from fundamentals.base import Rule
+from fundamentals.catalogue import RULES
+
+ELEMENTWISE = [name for name, entry in RULES.items() if entry.arguments.__name__ == "_elementwise"]
+DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+
+X = np.array([-30.0, -3.0, -1.5, -0.25, -1e-5, 0.0, 1e-5, 0.5, 1.0, 2.0, 4.0, 30.0])
+ERF = np.vectorize(math.erf)
+FORMULAS = {
+    "sigmoid": 1 / (1 + np.exp(-X)),
+    "tanh": (np.exp(X) - np.exp(-X)) / (np.exp(X) + np.exp(-X)),
+    "relu": np.maximum(0, X),
+    "leaky_relu": np.where(X > 0, X, 0.01 * X),
+    "leaky_relu(negative_slope=0.3)": np.where(X > 0, X, 0.3 * X),
+    "elu": np.where(X > 0, X, np.exp(np.minimum(X, 0)) - 1),
+    "elu(alpha=0.5)": np.where(X > 0, X, 0.5 * (np.exp(np.minimum(X, 0)) - 1)),
+    "softplus": np.log(1 + np.exp(X)),
+    "silu": X / (1 + np.exp(-X)),
+    "gelu": 0.5 * X * (1 + np.tanh(np.sqrt(2 / np.pi) * (X + 0.044715 * X**3))),
+    "gelu(approximate=False)": X * 0.5 * (1 + ERF(X / np.sqrt(2))),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.usefixtures("x64")
+def test_elementwise_values(name):
+    # The transcriptions lose digits near 0 and far out, hence the absolute part of the tolerance.
+    np.testing.assert_allclose(RULES[name].rule.primal(X), FORMULAS[name], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.usefixtures("x64")
+def test_softmax_values():
+    x = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.5]])
+    p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(activations.softmax(x), p, rtol=1e-14)
+    np.testing.assert_allclose(activations.log_softmax(x), np.log(p), rtol=1e-13)
+    np.testing.assert_allclose(activations.softmax(x + 1e4), p, rtol=1e-11)  # a shift changes nothing
+
+
+@pytest.mark.usefixtures("x64")
+def test_maxout_values():
+    rng = np.random.RandomState(0)
+    x, w, b = rng.normal(size=(2, 5, 7)), rng.normal(size=(3, 7, 4)), rng.normal(size=(3, 4))
+    expected = np.max(np.stack([x @ w[p] + b[p] for p in range(3)]), axis=0)
+    np.testing.assert_allclose(activations.maxout(x, w, b), expected, rtol=1e-13)
+
+
+KINKS = [
+    ("relu", 0.0),
+    ("leaky_relu", 0.01),
+    ("leaky_relu(negative_slope=0.3)", 0.3),
+    ("elu", 1.0),
+    ("elu(alpha=0.5)", 0.5),
+]
+SMOOTH_AT_ZERO = [("sigmoid", 0.25), ("tanh", 1.0), ("softplus", 0.5), ("silu", 0.5), ("gelu", 0.5)]
+
+
+@DTYPES
+@pytest.mark.parametrize(("name", "slope"), KINKS + SMOOTH_AT_ZERO)
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+@pytest.mark.usefixtures("x64")
+def test_derivative_at_zero(name, slope, zero, dtype):
+    rule, x = RULES[name].rule, jnp.full((3,), zero, dtype)
+    dy = jnp.array([1.0, -2.0, 0.5], dtype)
+    expected = jnp.asarray(slope, dtype) * dy
+    np.testing.assert_array_equal(hand(rule, (x,), dy)[0], expected)
+    np.testing.assert_array_equal(autodiff(rule, (x,), dy)[0], expected)
+
+
+@pytest.mark.usefixtures("x64")
+def test_maxout_ties_go_to_the_first_piece():
+    x, w, b = jnp.ones((1, 1)), jnp.array([[[1.0]], [[2.0]], [[2.0]]]), jnp.zeros((3, 1))
+    for dx, dw, db in (hand(RULES["maxout"].rule, (x, w, b), x), autodiff(RULES["maxout"].rule, (x, w, b), x)):
+        np.testing.assert_array_equal(dx, [[2.0]])
+        np.testing.assert_array_equal(np.ravel(dw), [0, 1, 0])
+        np.testing.assert_array_equal(np.ravel(db), [0, 1, 0])
+
+
+@DTYPES
+@pytest.mark.parametrize("name", [*ELEMENTWISE, "softmax", "log_softmax"])
+@pytest.mark.usefixtures("x64")
+def test_extremes_are_finite_and_agree(name, dtype):
+    rule = RULES[name].rule
+    x = jnp.array([[1e4, -1e4, 0.0, 88.0, -88.0], [-1e4, -1e4, -1e4, -1e4, -1e4]], dtype)
+    dy = cotangent_like(x)
+    y, found, expected = rule.primal(x), hand(rule, (x,), dy), autodiff(rule, (x,), dy)
+    assert np.all(np.isfinite(np.asarray(y, np.float64)))
+    assert np.all(np.isfinite(np.asarray(found[0], np.float64)))
+    assert relative_error(found, expected) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("name", [*ELEMENTWISE, "softmax", "log_softmax"])
+def test_nan_is_not_hidden(name):
+    x = jnp.array([[1.0, jnp.nan, -1.0]])
+    assert np.isnan(RULES[name].rule.primal(x)[0, 1])
+
+
+def test_maxout_nan_is_not_hidden():
+    w = jnp.array([[[1.0]], [[jnp.nan]], [[5.0]]])
+    assert np.isnan(activations.maxout(jnp.ones((1, 1)), w, jnp.zeros((3, 1))))
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (2, 3, 4)])
+def test_elementwise_take_any_shape(shape):
+    x = jnp.full(shape, 0.5)
+    for name in ELEMENTWISE:
+        assert RULES[name].rule.primal(x).shape == shape
+
+
+def test_softmax_of_many_half_precision_numbers_sums_to_one():
+    # 4096 terms: a running sum in bfloat16 would stop at 256.
+    y = activations.softmax(jnp.zeros((1, 4096), jnp.bfloat16))
+    np.testing.assert_allclose(np.asarray(y, np.float64).sum(), 1, rtol=1e-2)
+
+
+def test_options_pass_through_hand_derived():
+    rule = Rule(activations.elu, activations.elu_fwd, activations.elu_bwd)
+    found = jax.grad(lambda x: hand_derived(rule)(x, alpha=0.5))(-1.0)
+    np.testing.assert_allclose(found, 0.5 * np.exp(-1.0), rtol=1e-6)
+
+
+def test_hand_derived_takes_arguments_by_name():
+    rule = RULES["linear"].rule
+    x, w, b = RULES["linear"].arguments(jax.random.key(0), jnp.float32)
+    gradient = jax.grad(lambda w: hand_derived(rule)(x, b=b, w=w).sum())(w)
+    np.testing.assert_allclose(gradient, np.tile(x.sum(axis=0)[:, None], (1, w.shape[1])), rtol=1e-5)

@@ -1,0 +1,219 @@
+"""Multilayer perceptron: linear layers with an activation between them, and its backward pass by hand.
+
+    x_0 = x,   z_l = x_{l−1} w_l + b_l,   x_l = f(z_l)  (hidden layers),   logits = x_{L−1} w_L + b_L
+
+Backpropagation is the same list of rules read from the end: each `_bwd` takes the cotangent of its output
+and hands the cotangent of its input to the layer before. Nothing is computed twice, so the gradient costs
+about two forward passes at any depth.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fundamentals import _checks, activations, initializers, losses
+from fundamentals.activations import MaxoutResiduals, maxout_bwd, maxout_fwd
+from fundamentals.base import Array, ArrayLike, DTypeLike, Initializer, PRNGKey, Rule, accumulation_dtype
+from fundamentals.layers.linear import LinearResiduals, linear_bwd, linear_fwd
+
+RELU = Rule(activations.relu, activations.relu_fwd, activations.relu_bwd)
+SOFTMAX_CROSS_ENTROPY = Rule(
+    losses.softmax_cross_entropy, losses.softmax_cross_entropy_fwd, losses.softmax_cross_entropy_bwd
+)
+
+
+class Layer(NamedTuple):
+    """The parameters of one layer. A hidden layer with a leading axis P is a maxout layer."""
+
+    w: Array  # [D, H] or [P, D, H]
+    b: Array  # [H] or [P, H]
+
+
+Params = tuple[Layer, ...]
+
+
+class HiddenResiduals(NamedTuple):
+    """What one hidden layer keeps."""
+
+    linear: LinearResiduals
+    activation: Any
+
+
+class MlpResiduals(NamedTuple):
+    """What `mlp_bwd` needs."""
+
+    hidden: tuple[HiddenResiduals | MaxoutResiduals, ...]
+    output: LinearResiduals
+
+
+def init(
+    key: PRNGKey,
+    sizes: Sequence[int],
+    *,
+    initializer: Initializer = initializers.he_normal(),
+    bias_initializer: Initializer = initializers.zeros,
+    pieces: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Parameters for layers of the given sizes.
+
+    Args:
+      key: a PRNG key; each layer draws from its own.
+      sizes: inputs, hidden layers, outputs: `(64, 128, 10)` has one hidden layer of 128 units.
+      initializer: of the weights; it sees each piece's [D, H].
+      bias_initializer: of the biases.
+      pieces: None for hidden layers that take an activation; P for maxout layers of P pieces.
+      dtype: of all parameters.
+
+    Returns:
+      One `Layer` for each consecutive pair of sizes.
+
+    Raises:
+      ValueError: fewer than two sizes, or one that is not positive.
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"mlp.init: sizes is {tuple(sizes)}; expected at least the inputs and the outputs")
+    _checks.positive_integers("mlp.init", **{f"sizes[{i}]": size for i, size in enumerate(sizes)})
+    if pieces is not None:
+        _checks.positive_integers("mlp.init", pieces=pieces)
+    layers = []
+    keys = jax.random.split(key, len(sizes) - 1)
+    for index, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        w_key, b_key = jax.random.split(keys[index])
+        if pieces is None or index == len(sizes) - 2:
+            layer = Layer(initializer(w_key, (inputs, outputs), dtype), bias_initializer(b_key, (outputs,), dtype))
+        else:
+            w = [initializer(k, (inputs, outputs), dtype) for k in jax.random.split(w_key, pieces)]
+            b = [bias_initializer(k, (outputs,), dtype) for k in jax.random.split(b_key, pieces)]
+            layer = Layer(jnp.stack(w), jnp.stack(b))
+        layers.append(layer)
+    return tuple(layers)
+
+
+def mlp(params: Params, x: ArrayLike, *, activation: Rule = RELU) -> Array:
+    """The logits of the network.
+
+    Args:
+      params: the layers, from `init`.
+      x: inputs [..., D].
+      activation: the rule between the layers, of one array; maxout layers do without.
+
+    Returns:
+      Logits [..., K].
+
+    Raises:
+      ValueError: there are no layers, or the shapes do not fit.
+    """
+    return mlp_fwd(params, x, activation=activation)[0]
+
+
+def mlp_fwd(params: Params, x: ArrayLike, *, activation: Rule = RELU) -> tuple[Array, MlpResiduals]:
+    """Keeps what each layer keeps.
+
+    Under `jit` that is one array a hidden layer where the activation keeps its output, since the next layer
+    keeps the same array as its input; activations that keep their input (gelu, silu) double it.
+    """
+    if not params:
+        raise ValueError("mlp: params is empty; expected at least one layer")
+    *hidden, output = params
+    residuals = []
+    for layer in hidden:
+        x, layer_residuals = _hidden_fwd(layer, x, activation)
+        residuals.append(layer_residuals)
+    logits, output_residuals = linear_fwd(x, *output)
+    return logits, MlpResiduals(tuple(residuals), output_residuals)
+
+
+def mlp_bwd(residuals: MlpResiduals, dlogits: Array, *, activation: Rule = RELU) -> tuple[Params, Array]:
+    """(dparams, dx): the chain rule, layer by layer from the last.
+
+    Derivation: the loss depends on x_{l−1} only through z_l, so each step needs no more than the cotangent
+    that the step after it produced: dx_l → dz_l = f_bwd(dx_l) → (dx_{l−1}, dw_l, db_l) = linear_bwd(dz_l).
+    """
+    dx, dw, db = linear_bwd(residuals.output, dlogits)
+    dparams = [Layer(dw, db)]
+    for layer_residuals in reversed(residuals.hidden):
+        dx, dw, db = _hidden_bwd(layer_residuals, dx, activation)
+        dparams.append(Layer(dw, db))
+    return tuple(reversed(dparams)), dx
+
+
+apply = mlp
+
+
+def loss(
+    params: Params,
+    x: ArrayLike,
+    targets: ArrayLike,
+    *,
+    activation: Rule = RELU,
+    loss_rule: Rule = SOFTMAX_CROSS_ENTROPY,
+) -> Array:
+    """The mean loss of a batch: what `jax.grad` differentiates.
+
+    Args:
+      params: the layers.
+      x: inputs [..., D].
+      targets: what `loss_rule` takes beside the logits [..., K]: labels [...], or [..., K].
+      activation: the rule between the layers.
+      loss_rule: a rule of (logits, targets). A loss per unit [..., K] is summed over the units.
+
+    Returns:
+      [], the sum of all losses over the number of examples.
+    """
+    return _mean(loss_rule.primal(mlp(params, x, activation=activation), targets), _examples(x))
+
+
+def loss_and_gradient(
+    params: Params,
+    x: ArrayLike,
+    targets: ArrayLike,
+    *,
+    activation: Rule = RELU,
+    loss_rule: Rule = SOFTMAX_CROSS_ENTROPY,
+) -> tuple[Array, Params]:
+    """(loss, dparams), equal to `jax.value_and_grad(loss)`, by hand from end to end. Arguments as for `loss`.
+
+    Derivation: L = (1/B) Σ_b y_b, so every dy_b is 1/B; the loss rule turns it into dlogits and `mlp_bwd` into dparams.
+    """
+    logits, residuals = mlp_fwd(params, x, activation=activation)
+    per_example, loss_residuals = loss_rule.fwd(logits, targets)
+    dper_example = jnp.full_like(per_example, 1 / _examples(x))
+    dlogits = loss_rule.bwd(loss_residuals, dper_example)[0]
+    dparams, _ = mlp_bwd(residuals, dlogits, activation=activation)
+    return _mean(per_example, _examples(x)), dparams
+
+
+def _hidden_fwd(layer: Layer, x: ArrayLike, activation: Rule) -> tuple[Array, HiddenResiduals | MaxoutResiduals]:
+    if jnp.ndim(layer.w) == 3:
+        return maxout_fwd(x, *layer)
+    z, linear_residuals = linear_fwd(x, *layer)
+    y, activation_residuals = activation.fwd(z)
+    return y, HiddenResiduals(linear_residuals, activation_residuals)
+
+
+def _hidden_bwd(
+    residuals: HiddenResiduals | MaxoutResiduals, dy: Array, activation: Rule
+) -> tuple[Array, Array, Array]:
+    if isinstance(residuals, MaxoutResiduals):
+        return maxout_bwd(residuals, dy)
+    (dz,) = activation.bwd(residuals.activation, dy)
+    return linear_bwd(residuals.linear, dz)
+
+
+def _examples(x: ArrayLike) -> int:
+    """How many examples the leading axes of x hold."""
+    shape = jnp.shape(x)
+    examples = 1
+    for size in shape[:-1]:
+        examples *= size
+    if examples == 0:
+        raise ValueError(f"mlp.loss: x has shape {list(shape)}; expected at least one example")
+    return examples
+
+
+def _mean(losses_: Array, examples: int) -> Array:
+    return (jnp.sum(losses_, dtype=accumulation_dtype(losses_.dtype)) / examples).astype(losses_.dtype)

@@ -1,0 +1,192 @@
+"""Leaf helpers of the experiments: flags, output folders, tables, verdicts, figures. No loop, no registry."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from absl import app, flags
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=120)  # in a file or a pipe, tables need not fit a window
+FLAGFILE = "effective.flags"
+HAND, AUTODIFF = "#d1495b", "#30638e"  # one colour each, in every figure
+
+
+class UserError(Exception):
+    """Something that the person at the command line can mend: shown as one line, without a traceback."""
+
+
+class Verdict(NamedTuple):
+    """A claim, what was measured, what was predicted, and whether it holds."""
+
+    claim: str
+    measured: str
+    predicted: str
+    holds: bool
+
+
+def main(define_flags: Callable[[flags.FlagValues], None], run: Callable[..., Sequence[Verdict]]) -> None:
+    """Parse the command line, call `run` with every flag by name, exit with 1 if a verdict fails.
+
+    A flag that `run` does not take, or the reverse, is a TypeError at the first start.
+    """
+    own = flags.FlagValues()
+    define_flags(own)
+    define_flags(flags.FLAGS)
+    jax.config.config_with_absl()
+    logging.getLogger("jax").setLevel(logging.WARNING)  # absl would show which accelerators JAX did not find
+
+    def start(argv: Sequence[str]) -> int:
+        if len(argv) > 1:
+            console.print(f"error: unexpected argument {argv[1]!r}; expected --flags only", markup=False)
+            return 2
+        try:
+            verdicts = run(**{name: flags.FLAGS[name].value for name in own})
+        except UserError as error:
+            Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+        return int(not all(verdict.holds for verdict in verdicts))
+
+    app.run(lambda argv: sys.exit(start(argv)))
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Around the checks before anything is computed: what they reject is the user's to mend."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(str(error)) from error
+
+
+def output_folder(
+    path: str, files: Sequence[str], settings: dict[str, Any], *, overwrite: bool, resumable: bool = False
+) -> Path:
+    """A folder to write `files` to, without those of an earlier run, with the effective flags in it.
+
+    Raises:
+      UserError: it holds an earlier run and `overwrite` is not set, or it can't be written.
+    """
+    folder = Path(path)
+    earlier = [name for name in (*files, FLAGFILE) if (folder / name).exists()]
+    if earlier and not overwrite:
+        raise UserError(
+            f"{folder} holds an earlier run ({', '.join(earlier)}); expected an empty --output_dir, "
+            + ("--resume to continue it, " if resumable else "")
+            + "or --overwrite to replace it"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in earlier:
+            (folder / name).unlink()
+        write_flags(folder, settings)
+    except OSError as error:
+        raise UserError(f"--output_dir={folder} can't be written: {error}") from error
+    return folder
+
+
+def write_flags(folder: Path, settings: dict[str, Any]) -> None:
+    """The effective flags as a flagfile, so that `--flagfile` repeats the run."""
+    write_atomically(folder / FLAGFILE, _flagfile(settings).encode())
+
+
+def _flagfile(settings: dict[str, Any]) -> str:
+    lines = []
+    for name, value in sorted(settings.items()):
+        if value is not None:
+            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            lines.append(f"--{name}={text}\n")
+    return "".join(lines)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The file is either the old one or the whole new one, also if the machine stops in between."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Readable JSON, with what it was measured on."""
+    device = jax.devices()[0]
+    setting = {
+        "jax": jax.__version__,
+        "python": sys.version.split()[0],
+        "backend": jax.default_backend(),
+        "device": device.device_kind,
+        "x64": jax.config.read("jax_enable_x64"),
+    }
+    write_atomically(path, (json.dumps({"environment": setting} | content, indent=1, default=str) + "\n").encode())
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; text left, numbers right."""
+    result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        left = all(isinstance(row[index], str) and not row[index][:1].isdigit() for row in rows)
+        result.add_column(column, justify="left" if left else "right", no_wrap=index == 0)
+    for row in rows:
+        result.add_row(*map(str, row))
+    console.print(result)
+
+
+def print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """The verdicts as a table."""
+    rows = [(v.claim, v.measured, v.predicted, "HOLDS" if v.holds else "FAILS") for v in verdicts]
+    table("Verdicts", ["claim", "measured", "predicted", ""], rows)
+
+
+def progress() -> Progress:
+    """A progress bar for the terminal; nothing where the output is not one."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Make a polite request to terminate (SIGTERM) the same as Ctrl-C, so that both leave what is finished."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG for reading on a screen."""
+    figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")

@@ -1,0 +1,447 @@
+"""Can a network learn to read digits from gradients derived by hand, and are they autodiff's?
+
+Trains a multilayer perceptron on real handwritten digits with `--gradients=hand` (models.mlp.loss_and_gradient),
+`autodiff` (jax.grad of models.mlp.loss) or `lockstep`: both gradients at every step, their largest relative difference
+for every parameter, and two networks, one trained with each, compared where they end.
+
+Expected: ≥ 97 % of the test digits read right after some seconds on a CPU; gradients equal to rounding, ≤ 1e-5 of their
+scale in float32, ≤ 1e-12 with --jax_enable_x64=true.
+
+    python -m experiments.train_digits --flagfile=configs/train_digits.flags
+
+Ctrl-C leaves what is finished: figures, results and a checkpoint after the last whole epoch. `--resume` continues from
+the checkpoint as if never interrupted, bit for bit. For a run that is killed, one is written in between, every
+`--checkpoint_every` epochs.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments import checkpoints, common
+from fundamentals import data, initializers, optimizers
+from fundamentals.base import Rule
+from fundamentals.catalogue import RULES
+from fundamentals.models import mlp
+
+OPTIMIZERS: dict[str, Callable[..., optimizers.Optimizer]] = {
+    "sgd": optimizers.sgd,
+    "momentum": optimizers.momentum,
+    "rmsprop": optimizers.rmsprop,
+    "adam": optimizers.adam,
+}
+INITIALIZERS: dict[str, Callable[..., Any]] = {
+    "zeros": lambda: initializers.zeros,
+    "constant": initializers.constant,
+    "normal": initializers.normal,
+    "uniform": initializers.uniform,
+    "xavier_uniform": initializers.xavier_uniform,
+    "xavier_normal": initializers.xavier_normal,
+    "he_uniform": initializers.he_uniform,
+    "he_normal": initializers.he_normal,
+    "lecun_normal": initializers.lecun_normal,
+    "orthogonal": initializers.orthogonal,
+}
+SCALED = ("constant", "normal", "uniform", "orthogonal")  # these take a number: normal(0.05)
+ACTIVATIONS = ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "maxout"]
+LOSSES = ["softmax_cross_entropy", "squared_error", "binary_cross_entropy", "hinge"]
+RESULTS, FIGURE, CHECKPOINT = FILES = ("results.json", "train_digits.png", "checkpoint.npz")
+MAY_CHANGE = ("epochs", "data_dir", "output_dir", "overwrite", "resume", "checkpoint_every")  # at --resume
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """The flags of this script."""
+    options: dict[str, Any] = {"flag_values": flag_values}
+    flags.DEFINE_enum("gradients", "lockstep", ["hand", "autodiff", "lockstep"], "Who computes them.", **options)
+    flags.DEFINE_enum(
+        "optimizer", "adam", list(OPTIMIZERS), "The method; its other settings are its defaults.", **options
+    )
+    flags.DEFINE_float("learning_rate", 0.003, "Of the optimizer.", lower_bound=0.0, **options)
+    flags.DEFINE_integer(
+        "batch_size", 32, "Examples a step; an incomplete last batch is left out.", lower_bound=1, **options
+    )
+    flags.DEFINE_integer("epochs", 40, "Passes over the training part.", lower_bound=1, **options)
+    flags.DEFINE_list("hidden_sizes", ["128", "64"], "Units of each hidden layer; empty for none.", **options)
+    flags.DEFINE_enum("activation", "gelu", ACTIVATIONS, "Between the layers; maxout has two pieces.", **options)
+    flags.DEFINE_string(
+        "initializer", "he_normal", "Of the weights: NAME, or NAME(NUMBER) as in normal(0.05).", **options
+    )
+    flags.DEFINE_enum("loss", "softmax_cross_entropy", LOSSES, "All but the first take one output a class.", **options)
+    flags.DEFINE_integer("seed", 0, "Of the parameters and the order of examples.", lower_bound=0, **options)
+    flags.DEFINE_string("data_set", "digits", "digits is in the box; other names are files in --data_dir.", **options)
+    flags.DEFINE_string("data_dir", None, "Folder with IDX or NPZ files, see fundamentals/data.py.", **options)
+    flags.DEFINE_string("output_dir", "results/train_digits", "Where results, figure and checkpoint go.", **options)
+    flags.DEFINE_bool("overwrite", False, "Replace what an earlier run left in --output_dir.", **options)
+    flags.DEFINE_bool("resume", False, "Continue the run whose checkpoint is in --output_dir.", **options)
+    flags.DEFINE_integer(
+        "checkpoint_every", 5, "Epochs between checkpoints; 0: only at the end.", lower_bound=0, **options
+    )
+
+    def are_sizes(values: Sequence[str]) -> bool:
+        return all(value.isdigit() and int(value) > 0 for value in values)
+
+    def is_initializer(text: str) -> bool:
+        try:
+            _initializer(text)
+        except ValueError as error:
+            raise flags.ValidationError(str(error)) from error
+        return True
+
+    flags.register_validator("hidden_sizes", are_sizes, message="expected positive integers", flag_values=flag_values)
+    flags.register_validator("initializer", is_initializer, flag_values=flag_values)
+
+
+class Network(NamedTuple):
+    """What one step changes."""
+
+    params: mlp.Params
+    optimizer_state: Any
+
+
+class Progress(NamedTuple):
+    """What a run has finished, after whole epochs: all that a checkpoint holds."""
+
+    epoch: int
+    networks: dict[str, Network]  # by who computes the gradients: "hand", "autodiff", or both
+    history: list[dict[str, float]]  # one record an epoch
+    differences: np.ndarray  # [steps, parameters], relative; empty unless in lockstep
+
+
+def run(
+    *,
+    gradients: str,
+    optimizer: str,
+    learning_rate: float,
+    batch_size: int,
+    epochs: int,
+    hidden_sizes: Sequence[str],
+    activation: str,
+    initializer: str,
+    loss: str,
+    seed: int,
+    data_set: str,
+    data_dir: str | None,
+    output_dir: str,
+    overwrite: bool,
+    resume: bool,
+    checkpoint_every: int,
+) -> list[common.Verdict]:
+    """Train, report, judge."""
+    settings = dict(locals())
+    start_time = time.perf_counter()
+    with common.user_errors():
+        method = OPTIMIZERS[optimizer](learning_rate)
+        dataset = data.load(data_set, data_dir)
+        if batch_size > len(dataset.train.labels):
+            raise ValueError(
+                f"--batch_size={batch_size} is more than the {len(dataset.train.labels)} training examples"
+            )
+        if resume and overwrite:
+            raise ValueError("--resume and --overwrite contradict each other; expected one of them")
+
+    # One seed, named keys; float64 where the caller asked JAX for it.
+    params_key, order_key = jax.random.split(jax.random.key(seed))
+    dtype = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
+    classes = 1 + max(int(split.labels.max()) for split in dataset)
+    inputs = {
+        name: jnp.asarray(split.inputs.reshape(len(split.inputs), -1), dtype)
+        for name, split in dataset._asdict().items()
+    }
+    targets = {name: _targets(split.labels, loss, classes, dtype) for name, split in dataset._asdict().items()}
+    params = mlp.init(
+        params_key,
+        [inputs["train"].shape[1], *map(int, hidden_sizes), classes],
+        initializer=_initializer(initializer),
+        pieces=2 if activation == "maxout" else None,
+        dtype=dtype,
+    )
+    names = ["hand", "autodiff"] if gradients == "lockstep" else [gradients]
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    network = Network(params, method.init(params))
+    done = Progress(0, dict.fromkeys(names, network), [], np.zeros((0, len(paths))))
+
+    identity = _identity(settings, dataset, dtype)
+    if resume:
+        with common.user_errors():
+            folder = Path(output_dir)
+            done = _load(folder / CHECKPOINT, done, identity)
+            common.write_flags(folder, settings)
+        common.console.print(f"resuming after epoch {done.epoch}")
+    else:
+        folder = common.output_folder(output_dir, FILES, settings, overwrite=overwrite, resumable=True)
+        if checkpoint_every:
+            _save(folder / CHECKPOINT, done, identity)
+
+    # The functions that one step is made of, compiled apart: neither gradient can borrow from the other.
+    rules = {"loss_rule": RULES[loss].rule}
+    if activation != "maxout":
+        rules["activation"] = RULES[activation].rule
+    gradient = {
+        "hand": jax.jit(lambda params, x, y: mlp.loss_and_gradient(params, x, y, **rules)),
+        "autodiff": jax.jit(lambda params, x, y: jax.value_and_grad(mlp.loss)(params, x, y, **rules)),
+    }
+
+    @jax.jit
+    def update(network: Network, gradients: mlp.Params) -> Network:
+        updates, state = method.update(gradients, network.optimizer_state, network.params)
+        return Network(optimizers.apply_updates(network.params, updates), state)
+
+    @jax.jit
+    def evaluate(params: mlp.Params, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return mlp.loss(params, x, y, **rules), jnp.argmax(_apply(params, x, rules), axis=-1)
+
+    def score(params: mlp.Params, part: str) -> tuple[float, float, np.ndarray]:
+        mean, predictions = evaluate(params, inputs[part], targets[part])
+        return (
+            float(mean),
+            float(np.mean(np.asarray(predictions) == getattr(dataset, part).labels)),
+            np.asarray(predictions),
+        )
+
+    difference = jax.jit(_relative_differences)
+    steps = len(dataset.train.labels) // batch_size
+    interrupted = False
+    precise = jax.default_matmul_precision("highest")  # TF32 alone would make two right gradients differ by 5e-4
+    try:
+        with precise, common.interruptible(), common.progress() as bar:
+            task = bar.add_task("training", total=epochs * steps, completed=done.epoch * steps, note="")
+            for epoch in range(done.epoch + 1, epochs + 1):
+                networks = dict(done.networks)
+                order = jax.random.permutation(jax.random.fold_in(order_key, epoch), len(dataset.train.labels))
+                differences = []
+                for batch in np.asarray(order)[: steps * batch_size].reshape(steps, batch_size):
+                    x, y = inputs["train"][batch], targets["train"][batch]
+                    for name in names:
+                        _, slope = gradient[name](networks[name].params, x, y)
+                        if gradients == "lockstep" and name == "hand":
+                            _, reference = gradient["autodiff"](networks[name].params, x, y)
+                            differences.append(difference(slope, reference))
+                        networks[name] = update(networks[name], slope)
+                    bar.advance(task)
+                record: dict[str, float] = {"epoch": epoch}
+                for part in ("train", "validation"):
+                    record[f"{part}_loss"], record[f"{part}_accuracy"], _ = score(networks[names[0]].params, part)
+                rows = np.asarray(jax.device_get(differences), float).reshape(-1, len(paths))
+                done = Progress(epoch, networks, [*done.history, record], np.concatenate([done.differences, rows]))
+                common.console.print(_line(record, done.differences[-steps:]))
+                if checkpoint_every and epoch % checkpoint_every == 0 and epoch < epochs:
+                    _save(folder / CHECKPOINT, done, identity)
+    except KeyboardInterrupt:
+        interrupted = True
+        common.console.print(f"interrupted; keeping what {done.epoch} of {epochs} epochs have left")
+    with precise:
+        _save(folder / CHECKPOINT, done, identity)
+        tests = {name: score(done.networks[name].params, "test") for name in names}
+    verdicts = _report(
+        folder, settings, dataset, done, paths, tests, dtype, interrupted, time.perf_counter() - start_time
+    )
+    if interrupted:
+        common.console.print("continue with the same flags and --resume")
+        raise KeyboardInterrupt
+    return verdicts
+
+
+def _initializer(text: str) -> Any:
+    """`NAME` or `NAME(NUMBER)` as an initializer."""
+    match = re.fullmatch(r"(\w+)(?:\(([^()]+)\))?", text)
+    if not match or match[1] not in INITIALIZERS:
+        raise ValueError(f"expected one of {', '.join(INITIALIZERS)}, the number in brackets: normal(0.05)")
+    name, number = match.groups()
+    if (number is not None) != (name in SCALED) and name != "orthogonal":
+        raise ValueError(f"expected {name}({'NUMBER)' if name in SCALED else ''}".removesuffix("(") + f", not {text}")
+    return INITIALIZERS[name](*([] if number is None else [float(number)]))
+
+
+def _targets(labels: np.ndarray, loss: str, classes: int, dtype: Any) -> jax.Array:
+    """What the loss compares the outputs with: labels, or a number for each class."""
+    if loss == "softmax_cross_entropy":
+        return jnp.asarray(labels)
+    one_hot = labels[:, None] == np.arange(classes)
+    return jnp.asarray(2 * one_hot.astype(np.int32) - 1) if loss == "hinge" else jnp.asarray(one_hot, dtype)
+
+
+def _apply(params: mlp.Params, x: jax.Array, rules: dict[str, Rule]) -> jax.Array:
+    return mlp.apply(params, x, **{name: rule for name, rule in rules.items() if name == "activation"})
+
+
+def _relative_differences(manual: mlp.Params, reference: mlp.Params) -> list[jax.Array]:
+    """For each parameter the largest difference over the largest entry of the reference; 0 where both are all 0."""
+
+    def relative(a: jax.Array, b: jax.Array) -> jax.Array:
+        error, scale = jnp.max(jnp.abs(a - b)), jnp.max(jnp.abs(b))
+        return jnp.where(error == 0, 0, error / scale)
+
+    return [relative(a, b) for a, b in zip(jax.tree.leaves(manual), jax.tree.leaves(reference), strict=True)]
+
+
+def _identity(settings: dict[str, Any], dataset: data.Dataset, dtype: Any) -> dict[str, Any]:
+    """What two runs must share for one to continue the other."""
+    digest = hashlib.sha256()
+    for split in dataset:
+        digest.update(split.inputs.tobytes() + split.labels.tobytes())
+    kept = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
+    return {"experiment": "train_digits"} | kept | {"dtype": jnp.dtype(dtype).name, "data": digest.hexdigest()}
+
+
+def _save(path: Path, done: Progress, identity: dict[str, Any]) -> None:
+    meta = {"identity": identity, "epoch": done.epoch, "history": done.history}
+    checkpoints.save(path, {"networks": done.networks, "differences": done.differences}, meta)
+
+
+def _load(path: Path, fresh: Progress, identity: dict[str, Any]) -> Progress:
+    tree, meta = checkpoints.load(path, {"networks": fresh.networks, "differences": fresh.differences}, identity)
+    networks = jax.tree.map(jnp.asarray, tree["networks"])
+    return Progress(meta["epoch"], networks, meta["history"], tree["differences"])
+
+
+def _line(record: dict[str, float], differences: np.ndarray) -> str:
+    text = (
+        f"epoch {record['epoch']:3d}   loss {record['train_loss']:.4f} train {record['validation_loss']:.4f} validation"
+        f"   accuracy {record['train_accuracy']:.2%} train {record['validation_accuracy']:.2%} validation"
+    )
+    return text + (f"   hand − autodiff {differences.max():.1e}" if differences.size else "")
+
+
+def _report(
+    folder: Path,
+    settings: dict[str, Any],
+    dataset: data.Dataset,
+    done: Progress,
+    paths: list[str],
+    tests: dict[str, tuple[float, float, np.ndarray]],
+    dtype: Any,
+    interrupted: bool,
+    wall_s: float,
+) -> list[common.Verdict]:
+    """Tables, verdicts, results.json and the figure of what is done."""
+    rows = [
+        (
+            name,
+            f"{test_loss:.4f}",
+            f"{accuracy:.2%}",
+            f"{np.sum(predictions != dataset.test.labels)} of {len(predictions)}",
+        )
+        for name, (test_loss, accuracy, predictions) in tests.items()
+    ]
+    common.table(f"Test, after {done.epoch} epochs", ["gradients", "loss", "accuracy", "misread"], rows)
+    verdicts, lockstep = [], None
+    bound = 1e-12 if dtype == jnp.float64 else 1e-5
+    if settings["gradients"] == "lockstep" and len(done.differences):
+        largest = done.differences.max(axis=0)
+        hand, autodiff = done.networks["hand"], done.networks["autodiff"]
+        apart = jax.device_get(_relative_differences(hand.params, autodiff.params))
+        lockstep = {
+            "steps": len(done.differences),
+            "gradient_difference": dict(zip(paths, largest.tolist(), strict=True)),
+            "final_parameter_difference": dict(zip(paths, map(float, apart), strict=True)),
+            "same_predictions": int(np.sum(tests["hand"][2] == tests["autodiff"][2])),
+        }
+        rows = [
+            (path, "×".join(map(str, np.shape(leaf))), f"{error:.1e}", f"{distance:.1e}")
+            for path, leaf, error, distance in zip(paths, jax.tree.leaves(hand.params), largest, apart, strict=True)
+        ]
+        common.table(
+            f"By hand against jax.grad, relative to each parameter's largest entry, {len(done.differences)} steps",
+            ["parameter", "shape", "gradients apart", "the two networks end apart"],
+            rows,
+        )
+        worst = int(largest.argmax())
+        verdicts = [
+            common.Verdict(
+                "the gradient derived by hand is jax.grad's, at every step",
+                f"{largest[worst]:.1e} ({paths[worst]})", f"≤ {bound:.0e}", bool(largest[worst] <= bound),
+            ),
+            common.Verdict(
+                "trained with either, the network ends at the same accuracy",
+                f"{tests['hand'][1]:.2%} and {tests['autodiff'][1]:.2%}", "within 1 %",
+                abs(tests["hand"][1] - tests["autodiff"][1]) <= 0.01,
+            ),
+        ]  # fmt: skip
+        common.print_verdicts(verdicts)
+    common.write_json(
+        folder / RESULTS,
+        {
+            "settings": settings,
+            "interrupted": interrupted,
+            "epochs": done.epoch,
+            "wall_s": wall_s,
+            "test": {name: {"loss": mean, "accuracy": accuracy} for name, (mean, accuracy, _) in tests.items()},
+            "lockstep": lockstep,
+            "verdicts": [verdict._asdict() for verdict in verdicts],
+            "history": done.history,
+        },
+    )
+    predictions = next(iter(tests.values()))[2]
+    common.save_figure(_draw(done, paths, bound, dataset.test, predictions), folder / FIGURE)
+    common.console.print(f"{wall_s:.1f} s; results, figure and checkpoint are in {folder}", markup=False)
+    return verdicts
+
+
+def _draw(done: Progress, paths: list[str], bound: float, test: data.Split, predictions: np.ndarray) -> Figure:
+    """Curves and gradient difference above, the misread test digits below."""
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[2.1, 1]))
+    loss_axes, accuracy_axes, difference_axes = above.subplots(1, 3)
+    epochs = [record["epoch"] for record in done.history]
+    for part, style in (("train", "-"), ("validation", "--")):
+        for axes, quantity, scale in ((loss_axes, "loss", 1), (accuracy_axes, "accuracy", 100)):
+            values = [scale * record[f"{part}_{quantity}"] for record in done.history]
+            axes.plot(epochs, values, style, color=common.HAND, label=part)
+    loss_axes.set(title="Loss", xlabel="epoch", yscale="log")
+    accuracy_axes.set(title="Accuracy, %", xlabel="epoch")
+    for axes in (loss_axes, accuracy_axes):
+        axes.legend(frameon=False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    difference_axes.set(title="Gradients: |by hand − jax.grad|, relative", xlabel="step")
+    if len(done.differences):
+        steps = np.arange(1, len(done.differences) + 1)
+        equal = [path for column, path in enumerate(paths) if not done.differences[:, column].any()]
+        for column, path in enumerate(paths):
+            if path not in equal:
+                error = np.where(done.differences[:, column] > 0, done.differences[:, column], np.nan)
+                difference_axes.plot(steps, error, ".", markersize=1.5, label=path)
+        difference_axes.axhline(bound, color="black", linewidth=0.8, linestyle="--")
+        difference_axes.annotate(f"bound {bound:.0e}", (steps[-1], bound), ha="right", va="bottom", fontsize=8)
+        difference_axes.set(yscale="log", ylim=(bound * 1e-4, bound * 2), xlim=(0, steps[-1] + 1))
+        if len(equal) < len(paths):
+            difference_axes.legend(
+                frameon=False, fontsize=8, markerscale=5, ncols=4, columnspacing=1, handletextpad=0.2,
+                loc="upper center", bbox_to_anchor=(0.5, 0.8),
+            )  # fmt: skip
+        if equal:
+            where = ", ".join(equal) if len(equal) < len(paths) else "any parameter"
+            difference_axes.text(
+                0.5, 0.82, f"no bit differs in {where}", ha="center", fontsize=8, transform=difference_axes.transAxes
+            )
+    else:
+        difference_axes.text(0.5, 0.5, "not in lockstep", ha="center", transform=difference_axes.transAxes)
+    for axes in (loss_axes, accuracy_axes, difference_axes):
+        axes.spines[["top", "right"]].set_visible(False)
+    wrong = np.flatnonzero(predictions != test.labels)
+    shown = wrong[:10]
+    below.suptitle(
+        f"{len(wrong)} of {len(predictions)} test digits misread"
+        + (f", the first {len(shown)}" if len(shown) < len(wrong) else "")
+        + (": what it is → what was read" if len(wrong) else "")
+    )
+    for position, axes in enumerate(below.subplots(1, max(6, len(shown)), squeeze=False)[0]):
+        axes.set_axis_off()
+        if position < len(shown):
+            index = shown[position]
+            axes.imshow(test.inputs[index], cmap="gray_r", vmin=0)
+            axes.set_title(f"{test.labels[index]} → {predictions[index]}", fontsize=9)
+    return figure
+
+
+if __name__ == "__main__":
+    common.main(define_flags, run)

@@ -1,0 +1,317 @@
+"""The experiments: small runs, flags, interruptions, and checkpoints that are not what they should be."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import benchmark_rules, common, train_digits
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"epochs": "2", "hidden_sizes": "5,3", "batch_size": "300"}
+
+
+def parse(script, **given):
+    values = flags.FlagValues()
+    script.define_flags(values)
+    values([script.__name__, *(f"--{name}={value}" for name, value in given.items())])
+    return {name: values[name].value for name in values}
+
+
+def train(folder, **given):
+    return train_digits.run(**parse(train_digits, **(SMALL | given), output_dir=folder))
+
+
+def arrays(folder):
+    with np.load(folder / "checkpoint.npz") as archive:
+        return {name: archive[name] for name in archive.files if name != "meta.json"}
+
+
+def history(folder):
+    return json.loads((folder / "results.json").read_text())["history"]
+
+
+@pytest.mark.parametrize("loss", train_digits.LOSSES)
+def test_lockstep_holds_for_every_loss(tmp_path, loss):
+    verdicts = train(tmp_path, loss=loss, activation="gelu")
+    assert [v.holds for v in verdicts] == [True, True]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["lockstep"]["steps"] == 8
+    assert results["verdicts"] == [v._asdict() for v in verdicts]
+    assert set(results["test"]) == {"hand", "autodiff"}
+    assert (tmp_path / "train_digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lockstep_notices_a_wrong_gradient(tmp_path, monkeypatch):
+    right = train_digits.mlp.loss_and_gradient
+
+    def wrong(params, x, y, **rules):
+        loss, (first, *rest) = right(params, x, y, **rules)
+        return loss, (first._replace(b=1.001 * first.b), *rest)
+
+    monkeypatch.setattr(train_digits.mlp, "loss_and_gradient", wrong)
+    verdicts = train(tmp_path)
+    assert not verdicts[0].holds
+    assert "[0].b" in verdicts[0].measured
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gradients": "hand", "optimizer": "sgd", "activation": "maxout", "initializer": "orthogonal"},
+        {"gradients": "autodiff", "optimizer": "rmsprop", "hidden_sizes": "", "initializer": "normal(0.01)"},
+        {"gradients": "hand", "optimizer": "momentum", "activation": "tanh", "initializer": "xavier_uniform"},
+    ],
+)
+def test_other_settings(tmp_path, given):
+    assert train(tmp_path, **given) == []
+    assert len(history(tmp_path)) == 2
+
+
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(whole, epochs=3, activation="tanh")
+    train(parts, epochs=1, activation="tanh")
+    train(parts, epochs=3, activation="tanh", resume="true")
+    for name, array in arrays(whole).items():
+        np.testing.assert_array_equal(arrays(parts)[name], array, err_msg=name)
+    assert history(parts) == history(whole)
+
+
+def test_ctrl_c_leaves_what_is_finished(tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(whole, epochs=3)
+    printed = common.console.print
+
+    def interrupt(text="", *args, **kwargs):
+        printed(text, *args, **kwargs)
+        if str(text).startswith("epoch   2"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(common.console, "print", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, epochs=3)
+    monkeypatch.undo()
+    results = json.loads((parts / "results.json").read_text())
+    assert results["interrupted"]
+    assert results["epochs"] == 2
+    assert (parts / "train_digits.png").exists()
+    train(parts, epochs=3, resume="true")
+    for name, array in arrays(whole).items():
+        np.testing.assert_array_equal(arrays(parts)[name], array, err_msg=name)
+
+
+def test_killed_run_resumes_bit_for_bit(tmp_path):
+    def command(folder, *more):
+        settings = {
+            "epochs": "60",
+            "hidden_sizes": "8",
+            "batch_size": "200",
+            "checkpoint_every": "1",
+            "activation": "tanh",
+        }
+        flags_ = [f"--{name}={value}" for name, value in settings.items()]
+        return [sys.executable, "-m", "experiments.train_digits", *flags_, f"--output_dir={folder}", *more]
+
+    def start(folder, *more):
+        return subprocess.Popen(command(folder, *more), cwd=ROOT, stdout=subprocess.DEVNULL)
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    reference = start(whole)
+    victim = start(killed)
+    while not (killed / "checkpoint.npz").exists():
+        assert victim.poll() is None
+        time.sleep(0.01)
+    time.sleep(np.random.RandomState(os.getpid()).uniform(0, 0.5))
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert not (killed / "results.json").exists(), "it was not killed in the middle"
+    assert start(killed, "--resume").wait(120) == 0
+    assert reference.wait(120) == 0
+    for name, array in arrays(whole).items():
+        np.testing.assert_array_equal(arrays(killed)[name], array, err_msg=name)
+    assert history(killed) == history(whole)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    train(folder, epochs=1, gradients="hand")
+    return (folder / "checkpoint.npz").read_bytes()
+
+
+def flip_a_byte(content):
+    middle = len(content) // 3
+    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+
+
+DAMAGE = {
+    "truncated": (lambda c: c[:-40], {}, "is damaged or not a checkpoint"),
+    "one byte flipped": (flip_a_byte, {}, "is damaged or not a checkpoint"),
+    "empty": (lambda c: b"", {}, "is damaged or not a checkpoint"),
+    "text": (lambda c: b"not a checkpoint", {}, "is damaged or not a checkpoint"),
+    "other optimizer": (bytes, {"optimizer": "sgd"}, "of another run: optimizer is 'adam' there; expected 'sgd'"),
+    "other seed": (bytes, {"seed": 1}, "of another run: seed is 0 there; expected 1"),
+    "other sizes": (bytes, {"hidden_sizes": "5,4"}, "of another run: hidden_sizes is ['5', '3'] there"),
+    "other gradients": (bytes, {"gradients": "autodiff"}, "of another run: gradients is 'hand' there"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_or_foreign_checkpoints_are_refused_untouched(tmp_path, finished, case):
+    damage, given, message = DAMAGE[case]
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(damage(finished))
+    before = path.read_bytes()
+    with pytest.raises(common.UserError, match=re.escape(str(path))) as raised:
+        train(tmp_path, **({"gradients": "hand", "resume": "true"} | given))
+    assert message in str(raised.value)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["checkpoint.npz"]
+
+
+def test_archives_that_are_no_checkpoints(tmp_path, finished):
+    path = tmp_path / "checkpoint.npz"
+    np.savez(path, w=np.ones(3))
+    with pytest.raises(common.UserError, match="is not a checkpoint: it has no header"):
+        train(tmp_path, resume="true")
+    # One array left out, one of another shape: the header alone does not make a checkpoint.
+    path.write_bytes(finished)
+    with np.load(path) as archive:
+        content = {name: archive[name] for name in archive.files}
+    key = next(name for name in content if name.endswith(".params[0].w"))
+    np.savez(path, **(content | {key: content[key][:-1]}))
+    with pytest.raises(common.UserError, match=r"params\[0\]\.w is float32 \[63, 5\]; expected float32 \[64, 5\]"):
+        train(tmp_path, gradients="hand", resume="true")
+    np.savez(path, **{name: array for name, array in content.items() if name != key})
+    with pytest.raises(common.UserError, match=r"holds .* expected"):
+        train(tmp_path, gradients="hand", resume="true")
+    path.unlink()
+    with pytest.raises(common.UserError, match="does not exist; expected the checkpoint of the run to resume"):
+        train(tmp_path, resume="true")
+    assert os.listdir(tmp_path) == []
+
+
+def test_earlier_results_are_not_overwritten_unless_told(tmp_path):
+    train(tmp_path, epochs=1)
+    before = (tmp_path / "results.json").read_bytes()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(common.UserError, match="holds an earlier run"):
+        train(tmp_path, epochs=1)
+    assert (tmp_path / "results.json").read_bytes() == before
+    train(tmp_path, epochs=1, seed=1, overwrite="true")
+    assert (tmp_path / "results.json").read_bytes() != before
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_effective_flags_repeat_the_run(tmp_path):
+    train(tmp_path / "a", gradients="hand")
+    values = flags.FlagValues()
+    train_digits.define_flags(values)
+    values(["", *values.read_flags_from_files([f"--flagfile={tmp_path / 'a' / common.FLAGFILE}"])])
+    train_digits.run(**({name: values[name].value for name in values} | {"output_dir": tmp_path / "b"}))
+    assert history(tmp_path / "b") == history(tmp_path / "a")
+
+
+BAD_FLAGS = {
+    "learning_rate": ("-0.1", "not a non-negative number"),
+    "batch_size": ("0", "not a positive integer"),
+    "epochs": ("0", "not a positive integer"),
+    "hidden_sizes": ("8,0", "expected positive integers"),
+    "activation": ("cube", "value should be one of <sigmoid"),
+    "initializer": ("normal", r"expected normal\(NUMBER\), not normal"),
+    "loss": ("guess", "value should be one of <softmax_cross_entropy"),
+    "optimizer": ("luck", "value should be one of <sgd"),
+    "gradients": ("none", "value should be one of <hand"),
+    "seed": ("x", "invalid literal"),
+    "checkpoint_every": ("-1", "not a non-negative integer"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FLAGS)
+def test_bad_flags(name):
+    value, message = BAD_FLAGS[name]
+    with pytest.raises(flags.IllegalFlagValueError, match=message):
+        parse(train_digits, **{name: value})
+
+
+@pytest.mark.parametrize("text", ["he_normal(2)", "nothing", "normal(", "normal(x)", "uniform(-1)", "orthogonal(0)"])
+def test_bad_initializers(text):
+    with pytest.raises(flags.IllegalFlagValueError):
+        parse(train_digits, initializer=text)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learning_rate": "nan"}, "learning_rate is nan; expected a number in"),
+        ({"batch_size": "5000"}, "--batch_size=5000 is more than the 1258 training examples"),
+        ({"data_set": "mnist"}, "'mnist' is not in the box"),
+        ({"data_set": "mnist", "data_dir": "nowhere"}, "nowhere is not a folder"),
+        ({"resume": "true", "overwrite": "true"}, "contradict each other"),
+    ],
+)
+def test_bad_settings_before_anything_is_written(tmp_path, given, message):
+    with pytest.raises(common.UserError, match=re.escape(message)):
+        train(tmp_path / "new", **given)
+    assert not (tmp_path / "new").exists()
+
+
+def test_output_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(common.UserError, match=r"can't be written"):
+        train(tmp_path / "file")
+
+
+def test_command_line(tmp_path):
+    def start(*arguments):
+        command = [sys.executable, "-m", "experiments.train_digits", *arguments, f"--output_dir={tmp_path}/out"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    wrong = start("--batch_size=9999")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "error: --batch_size=9999 is more than the 1258 training examples\n"
+    assert start("--learnin_rate=1").returncode == 1
+    assert "unexpected argument 'adam'" in start("adam").stdout
+    good = start("--epochs=1", "--hidden_sizes=4", "--jax_enable_x64=true")
+    assert good.returncode == 0, good.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["environment"]["x64"]
+    assert max(results["lockstep"]["gradient_difference"].values()) <= 1e-12
+
+
+def test_benchmark(tmp_path):
+    given = {"rules": "relu,softmax_cross_entropy", "large": "16,8,4,5,2", "seconds": "0.05"}
+    verdicts = benchmark_rules.run(**parse(benchmark_rules, **given, output_dir=tmp_path))
+    assert len(verdicts) == 3
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["complete"]
+    assert [(m["rule"], m["size"]) for m in results["measurements"]] == [
+        (rule, size) for rule in ("relu", "softmax_cross_entropy") for size in ("small", "large")
+    ]
+    relu = results["measurements"][1]
+    assert relu["kept_bytes"][0] == 16 * 8 * 4  # the output, and nothing else
+    assert all(time > 0 for m in results["measurements"] for time in m["microseconds"])
+    assert (tmp_path / "benchmark_rules.png").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("rules", "relu,nothing"), ("small", "1,2,3"), ("large", "1,2,3,4,0")])
+def test_bad_benchmark_flags(name, value):
+    with pytest.raises(flags.IllegalFlagValueError):
+        parse(benchmark_rules, **{name: value})
+
+
+def test_checkpoints_hold_no_pickle(tmp_path):
+    train(tmp_path, epochs=1)
+    with zipfile.ZipFile(tmp_path / "checkpoint.npz") as archive:
+        for name in archive.namelist():
+            assert b"'|O'" not in archive.read(name)[:128]

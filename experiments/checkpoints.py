@@ -2,8 +2,6 @@
 
 import io
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import jax
 import numpy as np
 
 from experiments import common
+from fundamentals.data import UNREADABLE
 
 _META = "meta.json"
 
@@ -32,7 +31,7 @@ def load(path: Path, like: Any, identity: dict[str, Any]) -> tuple[Any, dict[str
     Args:
       path: the checkpoint.
       like: a pytree of the same structure, shapes and dtypes; an array whose first axis is empty may have any length.
-      identity: what `meta["identity"]` must be.
+      identity: what `meta["identity"]` must be. Beside it the header holds "epoch", a number, and "history", a list.
 
     Returns:
       The pytree, its leaves NumPy arrays, and the header.
@@ -46,7 +45,7 @@ def load(path: Path, like: Any, identity: dict[str, Any]) -> tuple[Any, dict[str
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is damaged or not a checkpoint: {error}") from error
     meta = _header(path, arrays.pop(_META, None))
     for name, value in identity.items():
@@ -71,8 +70,9 @@ def load(path: Path, like: Any, identity: dict[str, Any]) -> tuple[Any, dict[str
 def _header(path: Path, raw: np.ndarray | None) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads(np.asarray(raw, np.uint8).tobytes())
-        if isinstance(meta["identity"], dict):
-            return meta
-    except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a checkpoint: it has no header") from error
-    raise ValueError(f"{path} is not a checkpoint: it has no header")
+        complete = (type(meta["identity"]), type(meta["epoch"]), type(meta["history"])) == (dict, int, list)
+    except (TypeError, ValueError, KeyError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{path} is not a checkpoint: it has no header")
+    return meta

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -23,7 +24,6 @@ console = Console(highlight=False)
 if not console.is_terminal:
     console = Console(highlight=False, width=120)  # in a file or a pipe, tables need not fit a window
 FLAGFILE = "effective.flags"
-HAND, AUTODIFF = "#d1495b", "#30638e"  # one colour each, in every figure
 
 
 class UserError(Exception):
@@ -37,6 +37,7 @@ class Verdict(NamedTuple):
     measured: str
     predicted: str
     holds: bool
+    notes: str = ""  # the row of the course notes that makes the claim
 
 
 def main(define_flags: Callable[[flags.FlagValues], None], run: Callable[..., Sequence[Verdict]]) -> None:
@@ -83,6 +84,8 @@ def output_folder(
     Raises:
       UserError: it holds an earlier run and `overwrite` is not set, or it can't be written.
     """
+    if not path:
+        raise UserError("--output_dir is empty; expected a folder")
     folder = Path(path)
     earlier = [name for name in (*files, FLAGFILE) if (folder / name).exists()]
     if earlier and not overwrite:
@@ -107,9 +110,10 @@ def write_flags(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _flagfile(settings: dict[str, Any]) -> str:
-    lines = []
+    """The flags that repeat a run; neither --overwrite nor --resume, which say what to do with an earlier one."""
+    lines = ["--jax_enable_x64=true\n"] if jax.config.read("jax_enable_x64") else []
     for name, value in sorted(settings.items()):
-        if value is not None:
+        if value is not None and name not in ("overwrite", "resume"):
             text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             lines.append(f"--{name}={text}\n")
     return "".join(lines)
@@ -141,15 +145,30 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         "device": device.device_kind,
         "x64": jax.config.read("jax_enable_x64"),
     }
-    write_atomically(path, (json.dumps({"environment": setting} | content, indent=1, default=str) + "\n").encode())
+    text = json.dumps(_finite({"environment": setting} | content), indent=1, default=str, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table; text left, numbers right."""
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], folds: str | None = None) -> None:
+    """Print a table; text left, numbers right. Where the window is narrow, the column `folds` gives way, or all do."""
     result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
         left = all(isinstance(row[index], str) and not row[index][:1].isdigit() for row in rows)
-        result.add_column(column, justify="left" if left else "right", no_wrap=index == 0)
+        result.add_column(
+            column,
+            justify="left" if left else "right",
+            no_wrap=column != folds if folds else index == 0,
+            overflow="fold",
+        )
     for row in rows:
         result.add_row(*map(str, row))
     console.print(result)
@@ -157,8 +176,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     """The verdicts as a table."""
-    rows = [(v.claim, v.measured, v.predicted, "HOLDS" if v.holds else "FAILS") for v in verdicts]
-    table("Verdicts", ["claim", "measured", "predicted", ""], rows)
+    rows = [(v.claim, v.notes, v.measured, v.predicted, "HOLDS" if v.holds else "FAILS") for v in verdicts]
+    table("Verdicts", ["claim", "notes", "measured", "predicted", ""], rows, folds="claim")
 
 
 def progress() -> Progress:

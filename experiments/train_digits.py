@@ -25,11 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from experiments import checkpoints, common
-from fundamentals import data, initializers, optimizers
+from experiments import checkpoints, common, figures
+from fundamentals import activations, data, initializers, optimizers
 from fundamentals.base import Rule
 from fundamentals.catalogue import RULES
 from fundamentals.models import mlp
@@ -53,10 +51,18 @@ INITIALIZERS: dict[str, Callable[..., Any]] = {
     "orthogonal": initializers.orthogonal,
 }
 SCALED = ("constant", "normal", "uniform", "orthogonal")  # these take a number: normal(0.05)
-ACTIVATIONS = ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "maxout"]
+ACTIVATIONS = [name for name in RULES if hasattr(activations, name)]
 LOSSES = ["softmax_cross_entropy", "squared_error", "binary_cross_entropy", "hinge"]
 RESULTS, FIGURE, CHECKPOINT = FILES = ("results.json", "train_digits.png", "checkpoint.npz")
-MAY_CHANGE = ("epochs", "data_dir", "output_dir", "overwrite", "resume", "checkpoint_every")  # at --resume
+MAY_CHANGE = (
+    "epochs",
+    "data_dir",
+    "output_dir",
+    "overwrite",
+    "resume",
+    "checkpoint_every",
+    "target_accuracy",
+)  # at --resume
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -74,10 +80,15 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_list("hidden_sizes", ["128", "64"], "Units of each hidden layer; empty for none.", **options)
     flags.DEFINE_enum("activation", "gelu", ACTIVATIONS, "Between the layers; maxout has two pieces.", **options)
     flags.DEFINE_string(
-        "initializer", "he_normal", "Of the weights: NAME, or NAME(NUMBER) as in normal(0.05).", **options
+        "initializer",
+        "he_normal",
+        f"Of the weights: one of {', '.join(INITIALIZERS)}; with a number as in normal(0.05).",
+        **options,
     )
     flags.DEFINE_enum("loss", "softmax_cross_entropy", LOSSES, "All but the first take one output a class.", **options)
-    flags.DEFINE_integer("seed", 0, "Of the parameters and the order of examples.", lower_bound=0, **options)
+    flags.DEFINE_integer(
+        "seed", 0, "Of the parameters and the order of examples.", lower_bound=0, upper_bound=2**32 - 1, **options
+    )
     flags.DEFINE_string("data_set", "digits", "digits is in the box; other names are files in --data_dir.", **options)
     flags.DEFINE_string("data_dir", None, "Folder with IDX or NPZ files, see fundamentals/data.py.", **options)
     flags.DEFINE_string("output_dir", "results/train_digits", "Where results, figure and checkpoint go.", **options)
@@ -86,9 +97,10 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "checkpoint_every", 5, "Epochs between checkpoints; 0: only at the end.", lower_bound=0, **options
     )
+    flags.DEFINE_float("target_accuracy", 0.0, "Of the test digits, to be judged; 0: not judged.", 0.0, 1.0, **options)
 
     def are_sizes(values: Sequence[str]) -> bool:
-        return all(value.isdigit() and int(value) > 0 for value in values)
+        return all(value.isascii() and value.isdecimal() and int(value) > 0 for value in values)
 
     def is_initializer(text: str) -> bool:
         try:
@@ -135,6 +147,7 @@ def run(
     overwrite: bool,
     resume: bool,
     checkpoint_every: int,
+    target_accuracy: float,
 ) -> list[common.Verdict]:
     """Train, report, judge."""
     settings = dict(locals())
@@ -147,7 +160,7 @@ def run(
                 f"--batch_size={batch_size} is more than the {len(dataset.train.labels)} training examples"
             )
         if resume and overwrite:
-            raise ValueError("--resume and --overwrite contradict each other; expected one of them")
+            raise ValueError("--resume continues the earlier run and --overwrite drops it; expected one of them")
 
     # One seed, named keys; float64 where the caller asked JAX for it.
     params_key, order_key = jax.random.split(jax.random.key(seed))
@@ -175,6 +188,8 @@ def run(
         with common.user_errors():
             folder = Path(output_dir)
             done = _load(folder / CHECKPOINT, done, identity)
+            if done.epoch > epochs:
+                raise ValueError(f"{folder / CHECKPOINT} is {done.epoch} epochs old; expected --epochs to be more")
             common.write_flags(folder, settings)
         common.console.print(f"resuming after epoch {done.epoch}")
     else:
@@ -212,6 +227,7 @@ def run(
     steps = len(dataset.train.labels) // batch_size
     interrupted = False
     precise = jax.default_matmul_precision("highest")  # TF32 alone would make two right gradients differ by 5e-4
+    common.console.print("epoch   train: loss, accuracy   validation: loss, accuracy   gradients apart")
     try:
         with precise, common.interruptible(), common.progress() as bar:
             task = bar.add_task("training", total=epochs * steps, completed=done.epoch * steps, note="")
@@ -233,12 +249,17 @@ def run(
                     record[f"{part}_loss"], record[f"{part}_accuracy"], _ = score(networks[names[0]].params, part)
                 rows = np.asarray(jax.device_get(differences), float).reshape(-1, len(paths))
                 done = Progress(epoch, networks, [*done.history, record], np.concatenate([done.differences, rows]))
-                common.console.print(_line(record, done.differences[-steps:]))
+                common.console.print(_line(record, rows))
                 if checkpoint_every and epoch % checkpoint_every == 0 and epoch < epochs:
                     _save(folder / CHECKPOINT, done, identity)
+                if _diverged(done):
+                    common.console.print(f"the training diverged in epoch {epoch}: try a smaller --learning_rate")
+                    break
     except KeyboardInterrupt:
         interrupted = True
-        common.console.print(f"interrupted; keeping what {done.epoch} of {epochs} epochs have left")
+        common.console.print(
+            f"interrupted after {done.epoch} of {epochs} epochs; --resume, without --overwrite, goes on"
+        )
     with precise:
         _save(folder / CHECKPOINT, done, identity)
         tests = {name: score(done.networks[name].params, "test") for name in names}
@@ -246,7 +267,6 @@ def run(
         folder, settings, dataset, done, paths, tests, dtype, interrupted, time.perf_counter() - start_time
     )
     if interrupted:
-        common.console.print("continue with the same flags and --resume")
         raise KeyboardInterrupt
     return verdicts
 
@@ -275,11 +295,15 @@ def _apply(params: mlp.Params, x: jax.Array, rules: dict[str, Rule]) -> jax.Arra
 
 
 def _relative_differences(manual: mlp.Params, reference: mlp.Params) -> list[jax.Array]:
-    """For each parameter the largest difference over the largest entry of the reference; 0 where both are all 0."""
+    """For each parameter the largest difference over the largest entry of the reference.
+
+    NaN where the reference is not finite: there is nothing to compare with. Infinite where only the other is not.
+    """
 
     def relative(a: jax.Array, b: jax.Array) -> jax.Array:
         error, scale = jnp.max(jnp.abs(a - b)), jnp.max(jnp.abs(b))
-        return jnp.where(error == 0, 0, error / scale)
+        ratio = jnp.where(error == 0, 0, jnp.where(jnp.isfinite(error), error / scale, jnp.inf))
+        return jnp.where(jnp.isfinite(scale), ratio, jnp.nan)
 
     return [relative(a, b) for a, b in zip(jax.tree.leaves(manual), jax.tree.leaves(reference), strict=True)]
 
@@ -305,11 +329,10 @@ def _load(path: Path, fresh: Progress, identity: dict[str, Any]) -> Progress:
 
 
 def _line(record: dict[str, float], differences: np.ndarray) -> str:
-    text = (
-        f"epoch {record['epoch']:3d}   loss {record['train_loss']:.4f} train {record['validation_loss']:.4f} validation"
-        f"   accuracy {record['train_accuracy']:.2%} train {record['validation_accuracy']:.2%} validation"
-    )
-    return text + (f"   hand − autodiff {differences.max():.1e}" if differences.size else "")
+    text = f"{record['epoch']:5d}"
+    for part, width in (("train", 16), ("validation", 20)):
+        text += f"{record[f'{part}_loss']:{width}.4f} {record[f'{part}_accuracy']:8.2%}"
+    return text + (f"{differences.max():18.1e}" if differences.size else "")
 
 
 def _report(
@@ -324,49 +347,46 @@ def _report(
     wall_s: float,
 ) -> list[common.Verdict]:
     """Tables, verdicts, results.json and the figure of what is done."""
+    truth = dataset.test.labels
     rows = [
-        (
-            name,
-            f"{test_loss:.4f}",
-            f"{accuracy:.2%}",
-            f"{np.sum(predictions != dataset.test.labels)} of {len(predictions)}",
-        )
-        for name, (test_loss, accuracy, predictions) in tests.items()
+        (name, f"{mean:.4f}", f"{accuracy:.2%}", f"{np.sum(predictions != truth)} of {len(truth)}")
+        for name, (mean, accuracy, predictions) in tests.items()
     ]
     common.table(f"Test, after {done.epoch} epochs", ["gradients", "loss", "accuracy", "misread"], rows)
-    verdicts, lockstep = [], None
     bound = 1e-12 if dtype == jnp.float64 else 1e-5
-    if settings["gradients"] == "lockstep" and len(done.differences):
-        largest = done.differences.max(axis=0)
-        hand, autodiff = done.networks["hand"], done.networks["autodiff"]
-        apart = jax.device_get(_relative_differences(hand.params, autodiff.params))
-        lockstep = {
-            "steps": len(done.differences),
-            "gradient_difference": dict(zip(paths, largest.tolist(), strict=True)),
-            "final_parameter_difference": dict(zip(paths, map(float, apart), strict=True)),
-            "same_predictions": int(np.sum(tests["hand"][2] == tests["autodiff"][2])),
-        }
-        rows = [
-            (path, "×".join(map(str, np.shape(leaf))), f"{error:.1e}", f"{distance:.1e}")
-            for path, leaf, error, distance in zip(paths, jax.tree.leaves(hand.params), largest, apart, strict=True)
-        ]
-        common.table(
-            f"By hand against jax.grad, relative to each parameter's largest entry, {len(done.differences)} steps",
-            ["parameter", "shape", "gradients apart", "the two networks end apart"],
-            rows,
+    verdicts, lockstep = [], None
+    if _diverged(done):
+        last = done.history[-1]
+        verdicts.append(
+            common.Verdict(
+                "the training stays finite", f"loss {last['train_loss']} in epoch {done.epoch}", "finite", False
+            )
         )
-        worst = int(largest.argmax())
-        verdicts = [
+    finite = done.differences[~np.isnan(done.differences).any(axis=1)]  # the steps with a gradient to compare with
+    if len(finite):
+        lockstep = _compare(done.networks, paths, finite, tests)
+        largest = lockstep["gradient_difference"]
+        worst = max(largest, key=largest.__getitem__)
+        verdicts.append(
             common.Verdict(
                 "the gradient derived by hand is jax.grad's, at every step",
-                f"{largest[worst]:.1e} ({paths[worst]})", f"≤ {bound:.0e}", bool(largest[worst] <= bound),
-            ),
+                f"{largest[worst]:.1e} ({worst})", f"≤ {bound:.0e}", largest[worst] <= bound, "B3, B10",
+            )
+        )  # fmt: skip
+    if len(finite) and not _diverged(done):
+        by_hand, by_autodiff = tests["hand"][1], tests["autodiff"][1]
+        verdicts.append(
             common.Verdict(
                 "trained with either, the network ends at the same accuracy",
-                f"{tests['hand'][1]:.2%} and {tests['autodiff'][1]:.2%}", "within 1 %",
-                abs(tests["hand"][1] - tests["autodiff"][1]) <= 0.01,
-            ),
-        ]  # fmt: skip
+                f"{by_hand:.2%} and {by_autodiff:.2%}", "within 1 %", abs(by_hand - by_autodiff) <= 0.01, "B10",
+            )
+        )  # fmt: skip
+    if settings["target_accuracy"] and not interrupted:
+        accuracy, target = min(accuracy for _, accuracy, _ in tests.values()), settings["target_accuracy"]
+        verdicts.append(
+            common.Verdict("it reads the test digits", f"{accuracy:.2%}", f"≥ {target:.0%}", accuracy >= target, "B10")
+        )
+    if verdicts:
         common.print_verdicts(verdicts)
     common.write_json(
         folder / RESULTS,
@@ -374,7 +394,7 @@ def _report(
             "settings": settings,
             "interrupted": interrupted,
             "epochs": done.epoch,
-            "wall_s": wall_s,
+            "session_wall_s": wall_s,
             "test": {name: {"loss": mean, "accuracy": accuracy} for name, (mean, accuracy, _) in tests.items()},
             "lockstep": lockstep,
             "verdicts": [verdict._asdict() for verdict in verdicts],
@@ -382,65 +402,38 @@ def _report(
         },
     )
     predictions = next(iter(tests.values()))[2]
-    common.save_figure(_draw(done, paths, bound, dataset.test, predictions), folder / FIGURE)
+    figure = figures.training(done.history, done.differences, paths, bound, dataset.test, predictions)
+    common.save_figure(figure, folder / FIGURE)
     common.console.print(f"{wall_s:.1f} s; results, figure and checkpoint are in {folder}", markup=False)
     return verdicts
 
 
-def _draw(done: Progress, paths: list[str], bound: float, test: data.Split, predictions: np.ndarray) -> Figure:
-    """Curves and gradient difference above, the misread test digits below."""
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
-    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[2.1, 1]))
-    loss_axes, accuracy_axes, difference_axes = above.subplots(1, 3)
-    epochs = [record["epoch"] for record in done.history]
-    for part, style in (("train", "-"), ("validation", "--")):
-        for axes, quantity, scale in ((loss_axes, "loss", 1), (accuracy_axes, "accuracy", 100)):
-            values = [scale * record[f"{part}_{quantity}"] for record in done.history]
-            axes.plot(epochs, values, style, color=common.HAND, label=part)
-    loss_axes.set(title="Loss", xlabel="epoch", yscale="log")
-    accuracy_axes.set(title="Accuracy, %", xlabel="epoch")
-    for axes in (loss_axes, accuracy_axes):
-        axes.legend(frameon=False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    difference_axes.set(title="Gradients: |by hand − jax.grad|, relative", xlabel="step")
-    if len(done.differences):
-        steps = np.arange(1, len(done.differences) + 1)
-        equal = [path for column, path in enumerate(paths) if not done.differences[:, column].any()]
-        for column, path in enumerate(paths):
-            if path not in equal:
-                error = np.where(done.differences[:, column] > 0, done.differences[:, column], np.nan)
-                difference_axes.plot(steps, error, ".", markersize=1.5, label=path)
-        difference_axes.axhline(bound, color="black", linewidth=0.8, linestyle="--")
-        difference_axes.annotate(f"bound {bound:.0e}", (steps[-1], bound), ha="right", va="bottom", fontsize=8)
-        difference_axes.set(yscale="log", ylim=(bound * 1e-4, bound * 2), xlim=(0, steps[-1] + 1))
-        if len(equal) < len(paths):
-            difference_axes.legend(
-                frameon=False, fontsize=8, markerscale=5, ncols=4, columnspacing=1, handletextpad=0.2,
-                loc="upper center", bbox_to_anchor=(0.5, 0.8),
-            )  # fmt: skip
-        if equal:
-            where = ", ".join(equal) if len(equal) < len(paths) else "any parameter"
-            difference_axes.text(
-                0.5, 0.82, f"no bit differs in {where}", ha="center", fontsize=8, transform=difference_axes.transAxes
-            )
-    else:
-        difference_axes.text(0.5, 0.5, "not in lockstep", ha="center", transform=difference_axes.transAxes)
-    for axes in (loss_axes, accuracy_axes, difference_axes):
-        axes.spines[["top", "right"]].set_visible(False)
-    wrong = np.flatnonzero(predictions != test.labels)
-    shown = wrong[:10]
-    below.suptitle(
-        f"{len(wrong)} of {len(predictions)} test digits misread"
-        + (f", the first {len(shown)}" if len(shown) < len(wrong) else "")
-        + (": what it is → what was read" if len(wrong) else "")
+def _diverged(done: Progress) -> bool:
+    return bool(done.history) and not np.isfinite(done.history[-1]["train_loss"])
+
+
+def _compare(
+    networks: dict[str, Network],
+    paths: list[str],
+    differences: np.ndarray,
+    tests: dict[str, tuple[float, float, np.ndarray]],
+) -> dict[str, Any]:
+    """The two gradients over all steps, and the two networks where they ended."""
+    by_hand, by_autodiff = networks["hand"].params, networks["autodiff"].params
+    apart = [float(distance) for distance in _relative_differences(by_hand, by_autodiff)]
+    largest = differences.max(axis=0).tolist()
+    shapes = ["×".join(map(str, leaf.shape)) for leaf in jax.tree.leaves(by_hand)]
+    common.table(
+        f"By hand against jax.grad, relative to each parameter's largest entry, {len(differences)} steps",
+        ["parameter", "shape", "gradients apart", "the two networks end apart"],
+        [(p, shape, f"{g:.1e}", f"{d:.1e}") for p, shape, g, d in zip(paths, shapes, largest, apart, strict=True)],
     )
-    for position, axes in enumerate(below.subplots(1, max(6, len(shown)), squeeze=False)[0]):
-        axes.set_axis_off()
-        if position < len(shown):
-            index = shown[position]
-            axes.imshow(test.inputs[index], cmap="gray_r", vmin=0)
-            axes.set_title(f"{test.labels[index]} → {predictions[index]}", fontsize=9)
-    return figure
+    return {
+        "steps": len(differences),
+        "gradient_difference": dict(zip(paths, largest, strict=True)),
+        "final_parameter_difference": dict(zip(paths, apart, strict=True)),
+        "same_predictions": int(np.sum(tests["hand"][2] == tests["autodiff"][2])),
+    }
 
 
 if __name__ == "__main__":

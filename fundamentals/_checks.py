@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fundamentals.base import Array, ArrayLike, DTypeLike
+from fundamentals.base import Array, ArrayLike, DTypeLike, Rule
 
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "floating": ("a floating dtype", lambda dtype: jnp.issubdtype(dtype, jnp.floating)),
@@ -79,13 +79,37 @@ def floating_dtype(function: str, dtype: DTypeLike) -> None:
         raise TypeError(f"{function}: dtype is {jnp.dtype(dtype)}; expected a floating dtype")
 
 
+def rule(function: str, name: str, value: Any) -> None:
+    """A function with its passes, not a function alone."""
+    if not isinstance(value, Rule):
+        raise TypeError(f"{function}: {name} is {_describe(value)}; expected a Rule(primal, fwd, bwd)")
+
+
+def instance(function: str, name: str, value: Any, expected: type) -> None:
+    """A state is the one that belongs to the function."""
+    if not isinstance(value, expected):
+        raise TypeError(f"{function}: {name} is a {type(value).__name__}; expected {expected.__name__}")
+
+
+def scalar(function: str, name: str, value: Any) -> None:
+    """A number, which may be traced, has no axes."""
+    if jnp.shape(value) != ():
+        raise ValueError(f"{function}: {name} has shape {_show(jnp.shape(value))}; expected a number")
+
+
+def is_zero(value: Any) -> bool:
+    """Whether a hyperparameter is known to be 0."""
+    known = None if callable(value) else _concrete(value)
+    return known is not None and not np.any(known)
+
+
 def not_empty(function: str, name: str, size: int, letter: str) -> None:
     """Reject a reduction over nothing, which has no value."""
     if size == 0:
         raise ValueError(f"{function}: {name} has {letter} = 0; expected {letter} ≥ 1")
 
 
-def label_range(function: str, name: str, labels: Array, classes: int) -> None:
+def label_range(function: str, name: str, labels: ArrayLike, classes: int) -> None:
     """Class indices lie in [0, classes); checked when the labels are concrete."""
     values = _concrete(labels)
     if values is not None and values.size and (values.min() < 0 or values.max() >= classes):
@@ -93,6 +117,13 @@ def label_range(function: str, name: str, labels: Array, classes: int) -> None:
             f"{function}: {name} has values from {values.min()} to {values.max()}; "
             f"expected class indices in [0, {classes})"
         )
+
+
+def probabilities(function: str, name: str, targets: Array) -> None:
+    """Targets lie in [0, 1]; checked when they are concrete."""
+    values = _concrete(targets)
+    if values is not None and values.size and not (values.min() >= 0 and values.max() <= 1):
+        raise ValueError(f"{function}: {name} has values from {values.min()} to {values.max()}; expected [0, 1]")
 
 
 def signs(function: str, name: str, labels: Array) -> None:

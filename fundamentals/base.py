@@ -6,8 +6,9 @@ A rule is three adjacent functions named by the first:
     f_fwd(x, …)           -> (y, residuals)     what the backward pass keeps, and nothing more
     f_bwd(residuals, dy)  -> (dx, …)            derived by hand; one entry per positional argument
 
-`dx` means "cotangent of x": same shape and dtype as x. Integer arguments get None. Options are
-keyword-only, and the same for the forward and the backward pass.
+`dx` is the cotangent of x: the gradient ∂L/∂x of whatever scalar L is differentiated in the end, where `dy` is ∂L/∂y.
+It has the shape and dtype of x. (Partial derivatives of a rule by itself are written ∂y/∂x.) Integer arguments get
+None. Options are keyword-only, and the same for the forward and the backward pass.
 
 Shape letters, wherever a docstring or an error message writes a shape:
 
@@ -89,7 +90,8 @@ def hand_derived(rule: Rule) -> Callable[..., Any]:
     """A drop-in replacement for `rule.primal` whose reverse mode is `rule.bwd`.
 
     For research code that wants the speed or memory of the hand-derived backward pass inside
-    `jax.grad`. As with any `jax.custom_vjp`, forward mode (`jax.jvp`) is not available.
+    `jax.grad`. As with any `jax.custom_vjp`, forward mode (`jax.jvp`) is not available; keyword-only options are
+    constants, which nothing differentiates through.
 
     Args:
       rule: the function and its passes.
@@ -99,12 +101,17 @@ def hand_derived(rule: Rule) -> Callable[..., Any]:
 
     Example: `jax.grad(lambda x: hand_derived(Rule(elu, elu_fwd, elu_bwd))(x, alpha=0.5).sum())`.
     """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"hand_derived: rule is {rule!r}; expected a Rule(primal, fwd, bwd)")
     signature = inspect.signature(rule.primal)
 
     @functools.wraps(rule.primal)
     def function(*args: Any, **kwargs: Any) -> Any:
         # custom_vjp resolves no keyword-only arguments: they are bound here, the arrays stay positional.
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{_name(rule.primal)}: {error}") from None
         primal, fwd, bwd = bind(rule, **bound.kwargs)
         differentiable = jax.custom_vjp(primal)
         differentiable.defvjp(fwd, bwd)

@@ -6,8 +6,8 @@
         cotangents = entry.rule.bwd(residuals, jnp.ones_like(y))
 
 Example arguments are never degenerate: sizes are distinct primes, so that a transposed or wrongly summed array cannot
-fit by accident, labels repeat, offsets are not zero. A rule's name is its primal's, with the options where they are not
-the default.
+fit by accident; labels repeat; means are not zero, but where the rule has no kink there one entry is exactly 0. A
+rule's name is its primal's, with the options where they are not the default.
 """
 
 from collections.abc import Callable
@@ -44,37 +44,37 @@ def _elementwise(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tupl
 
 
 def _logits(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    return (_normal(key, (sizes.B, sizes.K), dtype),)
+    return (_with_zero(_normal(key, (sizes.B, sizes.K), dtype)),)
 
 
 def _maxout(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
     x_key, w_key, b_key = jax.random.split(key, 3)
-    w = _normal(w_key, (sizes.P, sizes.D, sizes.H), dtype, sizes.D**-0.5)
-    return _normal(x_key, (sizes.B, sizes.D), dtype), w, _normal(b_key, (sizes.P, sizes.H), dtype)
+    w = _with_zero(_normal(w_key, (sizes.P, sizes.D, sizes.H), dtype, sizes.D**-0.5))
+    return _with_zero(_normal(x_key, (sizes.B, sizes.D), dtype)), w, _normal(b_key, (sizes.P, sizes.H), dtype)
 
 
 def _linear(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
     x_key, w_key, b_key = jax.random.split(key, 3)
-    w = _normal(w_key, (sizes.D, sizes.H), dtype, sizes.D**-0.5)
-    return _normal(x_key, (sizes.B, sizes.D), dtype), w, _normal(b_key, (sizes.H,), dtype)
+    w = _with_zero(_normal(w_key, (sizes.D, sizes.H), dtype, sizes.D**-0.5))
+    return _with_zero(_normal(x_key, (sizes.B, sizes.D), dtype)), w, _normal(b_key, (sizes.H,), dtype)
 
 
 def _predictions_and_targets(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
     predictions_key, targets_key = jax.random.split(key)
     shape = (sizes.B, sizes.D)
-    return _normal(predictions_key, shape, dtype), _normal(targets_key, shape, dtype)
+    return _with_zero(_normal(predictions_key, shape, dtype)), _normal(targets_key, shape, dtype)
 
 
 def _logits_and_probabilities(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
     logits_key, targets_key = jax.random.split(key)
     shape = (sizes.B, sizes.D)
-    return _normal(logits_key, shape, dtype), jax.random.uniform(targets_key, shape).astype(dtype)
+    return _with_zero(_normal(logits_key, shape, dtype)), jax.random.uniform(targets_key, shape).astype(dtype)
 
 
 def _logits_and_labels(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
     logits_key, labels_key = jax.random.split(key)
     labels = jax.random.randint(labels_key, (sizes.B,), 0, sizes.K).at[-1].set(sizes.K - 1).at[-2].set(sizes.K - 1)
-    return _normal(logits_key, (sizes.B, sizes.K), dtype), labels
+    return _with_zero(_normal(logits_key, (sizes.B, sizes.K), dtype)), labels
 
 
 def _scores_and_signs(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
@@ -92,7 +92,7 @@ def _mlp(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes(), *, pieces: int 
     params_key, x_key = jax.random.split(key)
     widths = (sizes.D, sizes.H, sizes.H + 10, sizes.K)
     params = mlp.init(params_key, widths, bias_initializer=_biases, pieces=pieces, dtype=dtype)
-    return params, _normal(x_key, (sizes.B, sizes.D), dtype)
+    return params, _with_zero(_normal(x_key, (sizes.B, sizes.D), dtype))
 
 
 def _maxout_mlp(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
@@ -106,6 +106,11 @@ def _biases(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
 def _normal(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike, scale: float = 1.5) -> Array:
     """Numbers around a mean that is not zero; drawn in float32 for every dtype, so that they are nearly the same."""
     return (scale * jax.random.normal(key, shape, jnp.float32) + 0.2 * scale).astype(dtype)
+
+
+def _with_zero(x: Array) -> Array:
+    """The same array, its first entry exactly 0."""
+    return x.at[(0,) * x.ndim].set(0)
 
 
 _GELU = Rule(activations.gelu, activations.gelu_fwd, activations.gelu_bwd)

@@ -19,6 +19,9 @@ import numpy as np
 
 __all__ = ["Dataset", "Split", "digits", "load", "stratified_split"]
 
+UNREADABLE = (ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What zipfile and NumPy raise on a damaged archive. (RuntimeError: it seems encrypted, or of an unknown method.)"""
+
 
 class Split(NamedTuple):
     """Examples with their labels."""
@@ -71,7 +74,9 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
       FileNotFoundError: a folder or file is missing.
       ValueError: a file is truncated or of another kind, or labels do not match images. It names the file.
     """
-    if name == "digits" and data_dir is None:
+    if name == "digits":
+        if data_dir is not None:
+            raise ValueError(f"data.load: 'digits' is in the box; expected no data_dir, not {str(data_dir)!r}")
         return digits()
     if data_dir is None:
         raise ValueError(f"data.load: {name!r} is not in the box; expected 'digits', or data_dir with the files")
@@ -120,13 +125,14 @@ def _from_npz(path: Path) -> Dataset:
         arrays = _read_npz(path, ["images", "labels"])
         split = _split(arrays["images"], arrays["labels"], f"{path}: images", f"{path}: labels")
         test, validation, train = stratified_split(split.labels, [0.2, 0.1, 0.7])
-        return Dataset(*(Split(split.inputs[part], split.labels[part]) for part in (train, validation, test)))
+        return _filled(path, Dataset(*(Split(split.inputs[p], split.labels[p]) for p in (train, validation, test))))
     arrays = _read_npz(path, keys)
     return _with_validation(
+        path,
         *(
             _split(arrays[f"x_{part}"], arrays[f"y_{part}"], f"{path}: x_{part}", f"{path}: y_{part}")
             for part in ("train", "test")
-        )
+        ),
     )
 
 
@@ -136,7 +142,7 @@ def _from_idx(folder: Path, archive: Path) -> Dataset:
         images = _find(folder, f"{part}-images-idx3-ubyte", archive)
         labels = _find(folder, f"{part}-labels-idx1-ubyte", archive)
         parts.append(_split(_read_idx(images, 3), _read_idx(labels, 1), str(images), str(labels)))
-    return _with_validation(*parts)
+    return _with_validation(folder, *parts)
 
 
 def _find(folder: Path, name: str, archive: Path) -> Path:
@@ -146,15 +152,26 @@ def _find(folder: Path, name: str, archive: Path) -> Path:
     raise FileNotFoundError(f"data.load: {folder} has no {name}; expected it, or {name}.gz, or {archive.name}")
 
 
-def _with_validation(train: Split, test: Split) -> Dataset:
+def _filled(source: Path, dataset: Dataset) -> Dataset:
+    """The data set, if none of its parts is empty: a class of few examples gives none to a small part."""
+    for part, split in dataset._asdict().items():
+        if len(split.labels) == 0:
+            total = sum(len(other.labels) for other in dataset)
+            raise ValueError(
+                f"{source} has too few examples, {total}: the {part} part is empty; expected about ten a class"
+            )
+    return dataset
+
+
+def _with_validation(source: Path, train: Split, test: Split) -> Dataset:
     if train.inputs.shape[1:] != test.inputs.shape[1:]:
         raise ValueError(
-            f"data.load: training images have shape {list(train.inputs.shape[1:])}, "
+            f"{source}: training images have shape {list(train.inputs.shape[1:])}, "
             f"test images {list(test.inputs.shape[1:])}; expected the same"
         )
     validation, rest = stratified_split(train.labels, [0.1, 0.9])
     fit, choose = (Split(train.inputs[part], train.labels[part]) for part in (rest, validation))
-    return Dataset(fit, choose, test)
+    return _filled(source, Dataset(fit, choose, test))
 
 
 def _split(images: np.ndarray, labels: np.ndarray, image_source: str, label_source: str) -> Split:
@@ -167,8 +184,10 @@ def _split(images: np.ndarray, labels: np.ndarray, image_source: str, label_sour
         raise ValueError(
             f"{label_source} has {len(labels)} labels; expected {len(images)}, one an image of {image_source}"
         )
-    if labels.min() < 0 or labels.max() >= 2**31:
-        raise ValueError(f"{label_source} has labels from {labels.min()} to {labels.max()}; expected class indices ≥ 0")
+    if labels.min() < 0 or labels.max() >= 2**16:
+        raise ValueError(
+            f"{label_source} has labels from {labels.min()} to {labels.max()}; expected class indices in [0, {2**16})"
+        )
     if images.dtype == np.uint8:
         inputs = images / np.float32(255)
     elif np.issubdtype(images.dtype, np.floating):
@@ -219,10 +238,13 @@ def _read_up_to(file: BinaryIO, size: int) -> bytes:
 
 
 def _open_npz(path: Path, file: BinaryIO) -> np.lib.npyio.NpzFile:
-    if not zipfile.is_zipfile(file):
+    if file.read(4) != b"PK\3\4" or not zipfile.is_zipfile(file):
         raise ValueError(f"{path} is not a NumPy archive (truncated, or another kind of file); expected .npz")
     file.seek(0)
-    return cast(np.lib.npyio.NpzFile, np.load(file, allow_pickle=False))
+    try:
+        return cast(np.lib.npyio.NpzFile, np.load(file, allow_pickle=False))
+    except UNREADABLE as error:
+        raise ValueError(f"{path} can't be read ({error}); expected .npz") from error
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -233,7 +255,7 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
                 raise ValueError(f"{path} holds {archive.files}; expected {list(names)}")
             try:
                 array = archive[name]
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            except UNREADABLE as error:
                 raise ValueError(f"{path}: {name} can't be read ({error}); expected a plain array") from error
             if not isinstance(array, np.ndarray):
                 raise ValueError(f"{path}: {name} is not an array; expected NumPy's format")

@@ -152,7 +152,7 @@ def _wide(name: str, dtype: DTypeLike) -> Any:
 
 def _fans(name: str, shape: Shape) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight array [..., D, H]."""
-    if len(shape) < 2 or math.prod(shape) == 0:
+    if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"{name}: shape is {list(shape)}; expected [..., D, H] without empty axes, which has fans")
     receptive_field = math.prod(shape[:-2])
     return shape[-2] * receptive_field, shape[-1] * receptive_field

@@ -1,7 +1,8 @@
-"""Losses with their backward passes: one number per example, never reduced over the batch.
+"""Losses with their backward passes, never reduced over the batch: one number per example.
 
-The caller takes the mean, or the weighted mean, and so decides what a batch is. Predictions come first,
-targets second. A cotangent `dy` holds one number per example too: for the mean over B examples it is 1/B.
+(`binary_cross_entropy` and `hinge` are elementwise: one number per example and unit, where there are several.) The
+caller takes the mean, or a weighted one, and so decides what a batch is. Predictions come first, targets second. A
+cotangent `dy` has the shape of the losses: for the mean over B examples it is 1/B everywhere.
 Every function raises `ValueError` for a wrong shape or label and `TypeError` for a wrong dtype.
 """
 
@@ -49,7 +50,7 @@ def squared_error_fwd(predictions: ArrayLike, targets: ArrayLike) -> tuple[Array
 def squared_error_bwd(residuals: SquaredErrorResiduals, dy: Array) -> tuple[Array, Array]:
     """dpredictions = dy (predictions − targets), dtargets = −dpredictions.
 
-    Derivation: y = ½ Σ_d e_d² with e = predictions − targets, so dy/de_d = e_d; de/dtargets = −1.
+    Derivation: y = ½ Σ_d e_d² with e = predictions − targets, so ∂y/∂e_d = e_d; ∂e/∂targets = −1.
     """
     (difference,) = residuals
     d = dy[..., None] * difference
@@ -72,6 +73,9 @@ def binary_cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Array:
 
     Returns:
       [...].
+
+    Raises:
+      ValueError: a target is outside [0, 1] (checked where its value is known, so not under `jit`).
     """
     return binary_cross_entropy_fwd(logits, targets)[0]
 
@@ -83,6 +87,7 @@ def binary_cross_entropy_fwd(logits: ArrayLike, targets: ArrayLike) -> tuple[Arr
     where the prediction is wrong. So no logarithm of a number that has rounded to 0, and a small loss keeps its digits.
     """
     logits, targets = _checks.arrays("binary_cross_entropy", logits=(logits, "..."), targets=(targets, "..."))
+    _checks.probabilities("binary_cross_entropy", "targets", targets)
     positive = logits >= 0  # both branches switch on the same test, so that autodiff is right at 0, too
     tail = jnp.log1p(jnp.exp(jnp.where(positive, -logits, logits)))
     y = tail + jnp.where(positive, (1 - targets) * logits, -targets * logits)
@@ -92,8 +97,8 @@ def binary_cross_entropy_fwd(logits: ArrayLike, targets: ArrayLike) -> tuple[Arr
 def binary_cross_entropy_bwd(residuals: BinaryCrossEntropyResiduals, dy: Array) -> tuple[Array, Array]:
     """dlogits = dy (σ(z) − t): prediction minus target; dtargets = −dy z.
 
-    Derivation: y = (1 − t) softplus(z) + t softplus(−z) and softplus′ = σ, so dy/dz = (1 − t) σ(z) − t σ(−z), which is
-    σ(z) − t, and dy/dt = softplus(−z) − softplus(z) = −z. With r = σ(−|z|) it is taken as (1 − t) − r for z ≥ 0 and
+    Derivation: y = (1 − t) softplus(z) + t softplus(−z) and softplus′ = σ, so ∂y/∂z = (1 − t) σ(z) − t σ(−z), which is
+    σ(z) − t, and ∂y/∂t = softplus(−z) − softplus(z) = −z. With r = σ(−|z|) it is taken as (1 − t) − r for z ≥ 0 and
     −t + r for z < 0: where the prediction is right, σ(z) − t would be a difference of two numbers near 1 and lose r.
     """
     logits, targets = residuals
@@ -134,14 +139,15 @@ def softmax_cross_entropy_fwd(logits: ArrayLike, labels: ArrayLike) -> tuple[Arr
     Exponentials, because recomputing them from the logits costs 1.4 × the time of the whole rule on a CPU;
     not probabilities, because dividing by the sum is left to one number per example.
     """
+    given = labels  # before JAX, without x64, takes the upper half off 64-bit integers
     logits, labels = _checks.arrays(
         "softmax_cross_entropy", logits=(logits, "... K"), labels=(labels, "...", "integer")
     )
     classes = logits.shape[-1]
     _checks.not_empty("softmax_cross_entropy", "logits", classes, "K")
-    _checks.label_range("softmax_cross_entropy", "labels", labels, classes)
-    labels = labels.astype(jnp.int32)
-    labels = jnp.where(labels < 0, classes, labels)  # a negative index would count from the end
+    _checks.label_range("softmax_cross_entropy", "labels", given, classes)
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # which might not hold K
+    labels = jnp.where((labels < 0) | (labels >= classes), classes, labels).astype(jnp.int32)
     wide = logits.astype(accumulation_dtype(logits.dtype))
     largest = jax.lax.stop_gradient(jnp.max(wide, axis=-1, keepdims=True))
     exponentials = jnp.exp(wide - largest)
@@ -160,12 +166,15 @@ def softmax_cross_entropy_bwd(residuals: SoftmaxCrossEntropyResiduals, dy: Array
     the second −1 at k = label and 0 elsewhere. So a dense array of p, and one correction per example.
     """
     exponentials, total, labels = residuals
-    classes = exponentials.shape[-1]
-    g = dy.astype(total.dtype)[..., None]
-    d = (exponentials.astype(total.dtype) * (g / total)).reshape(-1, classes)
-    examples = jnp.arange(d.shape[0])
-    d = d.at[examples, labels.reshape(-1)].add(-g.reshape(-1), mode="drop")
-    return d.reshape(exponentials.shape).astype(dy.dtype), None
+    g = dy.astype(total.dtype)
+    d = exponentials.astype(total.dtype) * (g[..., None] / total)
+
+    def subtract_at_label(row: Array, label: Array, amount: Array) -> Array:
+        return row.at[label].add(-amount, mode="drop")
+
+    for _ in range(labels.ndim):  # one scatter over all leading axes, each of which may be sharded
+        subtract_at_label = jax.vmap(subtract_at_label)
+    return subtract_at_label(d, labels, g).astype(dy.dtype), None
 
 
 class HingeResiduals(NamedTuple):
@@ -199,13 +208,13 @@ def hinge_fwd(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, HingeResidua
     slack = 1 - labels.astype(scores.dtype) * scores
     y = jnp.where(slack <= 0, 0, slack)  # not maximum: its gradient at the kink is ½
     has_cotangent = jnp.issubdtype(labels.dtype, jnp.floating)
-    return y, HingeResiduals(labels, slack > 0, scores if has_cotangent else None)
+    return y, HingeResiduals(labels, ~(slack <= 0), scores if has_cotangent else None)
 
 
 def hinge_bwd(residuals: HingeResiduals, dy: Array) -> tuple[Array, Array | None]:
     """dscores = −dy · label where the margin is violated, else 0; dlabels likewise with the scores.
 
-    Derivation: y = 1 − t s where that is positive, so dy/ds = −t and dy/dt = −s; elsewhere y = 0 is constant. At the
+    Derivation: y = 1 − t s where that is positive, so ∂y/∂s = −t and ∂y/∂t = −s; elsewhere y = 0 is constant. At the
     kink t s = 1 the subgradient 0 out of the interval between them.
     """
     labels, violated, scores = residuals

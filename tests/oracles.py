@@ -58,6 +58,14 @@ def finite_differences(function: Callable[[Any], Any], at: Any, step: float = 1e
     return unravel((8 * one - two) / (12 * step))
 
 
+def assert_close(found: Any, expected: Any, tolerance: float, what: str) -> None:
+    """Every leaf within the tolerance of its own scale, or an error that names the first that is not."""
+    names = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, b), a in zip(names, jax.tree.leaves(found), strict=True):
+        error = relative_error(a, b)
+        assert error <= tolerance, f"{what}{jax.tree_util.keystr(path)} is {error:.1e} off; expected ≤ {tolerance:.0e}"
+
+
 def relative_error(found: Any, expected: Any) -> float:
     """The largest |found − expected| of each leaf over the leaf's largest |expected|; the worst leaf's."""
     assert jax.tree.structure(found) == jax.tree.structure(expected)

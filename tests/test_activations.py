@@ -35,6 +35,7 @@ FORMULAS = {
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.usefixtures("x64")
 def test_elementwise_values(name):
+    assert name in FORMULAS, f"{name} has no entry in FORMULAS: its formula in NumPy, written independently"
     # The transcriptions lose digits near 0 and far out, hence the absolute part of the tolerance.
     np.testing.assert_allclose(RULES[name].rule.primal(X), FORMULAS[name], rtol=1e-12, atol=1e-15)
 
@@ -102,8 +103,30 @@ def test_extremes_are_finite_and_agree(name, dtype):
 
 @pytest.mark.parametrize("name", [*ELEMENTWISE, "softmax", "log_softmax"])
 def test_nan_is_not_hidden(name):
-    x = jnp.array([[1.0, jnp.nan, -1.0]])
-    assert np.isnan(RULES[name].rule.primal(x)[0, 1])
+    rule, x = RULES[name].rule, jnp.array([[1.0, jnp.nan, -1.0]])
+    assert np.isnan(rule.primal(x)[0, 1])
+    found, expected = hand(rule, (x,), jnp.ones_like(x))[0], autodiff(rule, (x,), jnp.ones_like(x))[0]
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.usefixtures("x64")
+def test_options_of_another_dtype_do_not_widen(dtype):
+    x = jnp.array([-1.0, 2.0], dtype)
+    with jax.numpy_dtype_promotion("standard"):
+        for option in (np.float32(0.5), np.float64(0.5), jnp.float64(0.5)):
+            y, residuals = activations.elu_fwd(x, alpha=option)
+            assert y.dtype == activations.elu_bwd(residuals, x, alpha=option)[0].dtype == dtype
+            y, residuals = activations.leaky_relu_fwd(x, negative_slope=option)
+            assert y.dtype == activations.leaky_relu_bwd(residuals, x, negative_slope=option)[0].dtype == dtype
+
+
+@pytest.mark.parametrize(("b", "d", "h"), [(2, 0, 4), (2, 5, 0), (0, 5, 4)])
+def test_maxout_without_inputs_outputs_or_examples(b, d, h):
+    args = jnp.ones((b, d)), jnp.ones((3, d, h)), jnp.ones((3, h))
+    y = activations.maxout(*args)
+    for arg, cotangent in zip(args, hand(RULES["maxout"].rule, args, jnp.ones_like(y)), strict=True):
+        assert cotangent.shape == arg.shape
 
 
 def test_maxout_nan_is_not_hidden():

@@ -7,6 +7,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fundamentals import data
 
@@ -135,6 +137,13 @@ def broken_member(path):
     path.write_bytes(bytes(content))
 
 
+def encrypted(path):
+    npz(images=TRAIN[0], labels=TRAIN[1])(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(bytes(content))
+
+
 def zipped_text(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("images", "not an array")
@@ -153,6 +162,12 @@ BAD_NPZ = {
     "float labels": (npz(images=TRAIN[0], labels=TRAIN[1] / 2), "labels is float64 [40]; expected integers [N]"),
     "negative labels": (npz(images=TRAIN[0], labels=TRAIN[1].astype(int) - 1), "has labels from -1 to 2"),
     "wide pixels": (npz(images=TRAIN[0].astype(np.int64), labels=TRAIN[1]), "has dtype int64; expected unsigned bytes"),
+    "too few": (
+        npz(images=TRAIN[0][:12], labels=TRAIN[1][:12]),
+        "12: the validation part is empty",
+    ),
+    "huge labels": (npz(images=TRAIN[0], labels=TRAIN[1] * np.int64(2**20)), "expected class indices in [0, 65536)"),
+    "encrypted": (encrypted, "images can't be read"),
     "nan": (npz(images=np.full((40, 5, 7), np.nan), labels=TRAIN[1]), "has pixels that are not finite"),
 }
 
@@ -186,3 +201,26 @@ def test_stratified_split_is_a_partition():
     assert [np.sum(labels[part] == 1) for part in parts] == [25, 10, 15]
     other = data.stratified_split(labels, [0.5, 0.2, 0.3], seed=2)
     assert not np.array_equal(parts[0], other[0])
+
+
+ONCE = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@ONCE
+@given(position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_no_flipped_byte_escapes(tmp_path, position, flip):
+    # Either the file reads as if nothing had happened (the byte did not matter), or the error names it.
+    path = tmp_path / "set.npz"
+    np.savez_compressed(path, images=TRAIN[0], labels=TRAIN[1])
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] ^= flip
+    path.write_bytes(bytes(content))
+    try:
+        dataset = data.load("set", tmp_path)
+    except ValueError as error:
+        message = str(error)
+    else:
+        found = sum(float(part.inputs.sum()) for part in dataset)
+        assert found == pytest.approx(float((TRAIN[0] / np.float32(255)).sum()), rel=1e-5)
+        return
+    assert str(path) in message

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fundamentals import Rule, activations, data, initializers, losses, optimizers
+from fundamentals import Rule, activations, data, hand_derived, initializers, losses, optimizers
 from fundamentals.base import bind
 from fundamentals.layers import linear
 from fundamentals.models import mlp
@@ -64,6 +64,15 @@ SHAPES = {
 }
 
 VALUES = {
+    "binary_cross_entropy: targets has values from 0.5 to 2.0; expected [0, 1]": lambda: losses.binary_cross_entropy(
+        jnp.ones(2), jnp.array([0.5, 2.0])
+    ),
+    "rmsprop: eps and eps_root are both 0": lambda: optimizers.rmsprop(0.1, eps=jnp.float32(0), eps_root=np.float32(0)),
+    "sgd: learning_rate has shape [5]; expected a number": lambda: optimizers.sgd(lambda step: jnp.ones(5)).update(
+        jnp.ones(()), optimizers.sgd(0.1).init(jnp.ones(()))
+    ),
+    "he_normal: shape is [-2, 3]; expected [..., D, H]": lambda: initializers.he_normal()(KEY, (-2, 3), jnp.float32),
+    "data.load: 'digits' is in the box; expected no data_dir, not 'here'": lambda: data.load("digits", "here"),
     "softmax_cross_entropy: labels has values from -1 to 2; expected class indices in [0, 4)": lambda: (
         losses.softmax_cross_entropy(X, jnp.array([-1, 2]))
     ),
@@ -86,7 +95,7 @@ VALUES = {
     "momentum: learning_rate is nan; expected a number in [0, inf)": lambda: optimizers.momentum(float("nan")),
     "momentum: beta is 1.0; expected a number in [0, 1)": lambda: optimizers.momentum(0.1, 1.0),
     "rmsprop: decay is 1.5; expected a number in [0, 1)": lambda: optimizers.rmsprop(0.1, decay=1.5),
-    "rmsprop: eps and eps_root are both 0": lambda: optimizers.rmsprop(0.1, eps=0.0, eps_root=0.0),
+    "adam: eps and eps_root are both 0": lambda: optimizers.adam(0.1, eps=0.0, eps_root=0.0),
     "adam: b1 is -0.1; expected a number in [0, 1)": lambda: optimizers.adam(0.1, b1=-0.1),
     "adam: b2 is 1; expected a number in [0, 1)": lambda: optimizers.adam(0.1, b2=1),
     "adam: eps is -1e-08; expected a number in [0, inf)": lambda: optimizers.adam(0.1, eps=-1e-8),
@@ -98,6 +107,19 @@ VALUES = {
 }
 
 TYPES = {
+    "hand_derived: rule is <function sigmoid": lambda: hand_derived(activations.sigmoid),
+    "elu: got an unexpected keyword argument 'slope'": lambda: hand_derived(ELU)(X, slope=1.0),
+    "mlp: activation is <function relu": lambda: mlp.apply((mlp.Layer(W, B),), X, activation=activations.relu),
+    "mlp.loss: loss_rule is <function hinge": lambda: mlp.loss((mlp.Layer(W, B),), X, X, loss_rule=losses.hinge),
+    "momentum: gradients['w'] has dtype int32; expected a floating dtype": lambda: optimizers.momentum(0.1).update(
+        PARAMS | {"w": jnp.ones((2, 3), jnp.int32)}, optimizers.momentum(0.1).init(PARAMS)
+    ),
+    "apply_updates: params has dtype int32; expected a floating dtype": lambda: optimizers.apply_updates(
+        jnp.arange(3), jnp.ones(3)
+    ),
+    "adam: state is a SgdState; expected AdamState": lambda: optimizers.adam(0.1).update(
+        PARAMS, optimizers.sgd(0.1).init(PARAMS)
+    ),
     "sigmoid: x has dtype int32; expected a floating dtype": lambda: activations.sigmoid(jnp.arange(3)),
     "softmax: x has dtype bool; expected a floating dtype": lambda: activations.softmax(jnp.ones(3, bool)),
     "relu: x has dtype complex64; expected a floating dtype": lambda: activations.relu(jnp.ones(3, jnp.complex64)),

@@ -10,6 +10,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -64,6 +65,33 @@ def test_lockstep_notices_a_wrong_gradient(tmp_path, monkeypatch):
     assert "[0].b" in verdicts[0].measured
 
 
+def test_lockstep_notices_a_gradient_that_is_not_a_number(tmp_path, monkeypatch):
+    right = train_digits.mlp.loss_and_gradient
+
+    def wrong(params, x, y, **rules):
+        loss, (first, *rest) = right(params, x, y, **rules)
+        return loss, (first._replace(b=first.b * jnp.nan), *rest)
+
+    monkeypatch.setattr(train_digits.mlp, "loss_and_gradient", wrong)
+    verdicts = {v.claim: v for v in train(tmp_path)}
+    verdict = verdicts["the gradient derived by hand is jax.grad's, at every step"]
+    assert (verdict.holds, verdict.measured) == (False, "inf ([0].b)")
+
+
+def test_divergence_is_called_divergence(tmp_path):
+    verdicts = train(tmp_path, learning_rate="1e30")
+    assert (verdicts[0].claim, verdicts[0].holds) == ("the training stays finite", False)
+    assert verdicts[1].holds  # of the steps before
+    text = (tmp_path / "results.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["history"][-1]["train_loss"] is None
+
+
+def test_target_accuracy_is_judged(tmp_path):
+    assert [v.holds for v in train(tmp_path / "a", gradients="hand", target_accuracy="0.01")] == [True]
+    assert [v.holds for v in train(tmp_path / "b", gradients="hand", target_accuracy="0.99")] == [False]
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -77,35 +105,43 @@ def test_other_settings(tmp_path, given):
     assert len(history(tmp_path)) == 2
 
 
-def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(whole, epochs=3, activation="tanh")
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, whole):
+    parts = tmp_path / "parts"
     train(parts, epochs=1, activation="tanh")
     train(parts, epochs=3, activation="tanh", resume="true")
     for name, array in arrays(whole).items():
         np.testing.assert_array_equal(arrays(parts)[name], array, err_msg=name)
     assert history(parts) == history(whole)
+    with pytest.raises(common.UserError, match="is 3 epochs old; expected --epochs to be more"):
+        train(parts, epochs=2, activation="tanh", resume="true")
 
 
-def test_ctrl_c_leaves_what_is_finished(tmp_path, monkeypatch):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(whole, epochs=3)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder, epochs=3, activation="tanh")
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_leave_what_is_finished(tmp_path, monkeypatch, whole, number):
+    parts = tmp_path / "parts"
     printed = common.console.print
 
     def interrupt(text="", *args, **kwargs):
         printed(text, *args, **kwargs)
-        if str(text).startswith("epoch   2"):
-            raise KeyboardInterrupt
+        if str(text).startswith("    2 "):
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(common.console, "print", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(parts, epochs=3)
+        train(parts, epochs=3, activation="tanh")
     monkeypatch.undo()
     results = json.loads((parts / "results.json").read_text())
     assert results["interrupted"]
     assert results["epochs"] == 2
     assert (parts / "train_digits.png").exists()
-    train(parts, epochs=3, resume="true")
+    train(parts, epochs=3, activation="tanh", resume="true")
     for name, array in arrays(whole).items():
         np.testing.assert_array_equal(arrays(parts)[name], array, err_msg=name)
 
@@ -192,6 +228,11 @@ def test_archives_that_are_no_checkpoints(tmp_path, finished):
     np.savez(path, **(content | {key: content[key][:-1]}))
     with pytest.raises(common.UserError, match=r"params\[0\]\.w is float32 \[63, 5\]; expected float32 \[64, 5\]"):
         train(tmp_path, gradients="hand", resume="true")
+    header = json.loads(content["meta.json"].tobytes())
+    for broken in ({}, {k: v for k, v in header.items() if k != "epoch"}, header | {"history": None}):
+        np.savez(path, **(content | {"meta.json": np.frombuffer(json.dumps(broken).encode(), np.uint8)}))
+        with pytest.raises(common.UserError, match="is not a checkpoint: it has no header"):
+            train(tmp_path, gradients="hand", resume="true")
     np.savez(path, **{name: array for name, array in content.items() if name != key})
     with pytest.raises(common.UserError, match=r"holds .* expected"):
         train(tmp_path, gradients="hand", resume="true")
@@ -214,7 +255,8 @@ def test_earlier_results_are_not_overwritten_unless_told(tmp_path):
 
 
 def test_effective_flags_repeat_the_run(tmp_path):
-    train(tmp_path / "a", gradients="hand")
+    train(tmp_path / "a", gradients="hand", overwrite="true")
+    assert "overwrite" not in (tmp_path / "a" / common.FLAGFILE).read_text()
     values = flags.FlagValues()
     train_digits.define_flags(values)
     values(["", *values.read_flags_from_files([f"--flagfile={tmp_path / 'a' / common.FLAGFILE}"])])
@@ -226,13 +268,14 @@ BAD_FLAGS = {
     "learning_rate": ("-0.1", "not a non-negative number"),
     "batch_size": ("0", "not a positive integer"),
     "epochs": ("0", "not a positive integer"),
-    "hidden_sizes": ("8,0", "expected positive integers"),
+    "hidden_sizes": ("8,²", "expected positive integers"),
     "activation": ("cube", "value should be one of <sigmoid"),
     "initializer": ("normal", r"expected normal\(NUMBER\), not normal"),
     "loss": ("guess", "value should be one of <softmax_cross_entropy"),
     "optimizer": ("luck", "value should be one of <sgd"),
     "gradients": ("none", "value should be one of <hand"),
-    "seed": ("x", "invalid literal"),
+    "seed": (str(2**32), "larger than|integer in the range"),
+    "target_accuracy": ("1.5", r"in the range \[0.0, 1.0\]"),
     "checkpoint_every": ("-1", "not a non-negative integer"),
 }
 
@@ -257,13 +300,19 @@ def test_bad_initializers(text):
         ({"batch_size": "5000"}, "--batch_size=5000 is more than the 1258 training examples"),
         ({"data_set": "mnist"}, "'mnist' is not in the box"),
         ({"data_set": "mnist", "data_dir": "nowhere"}, "nowhere is not a folder"),
-        ({"resume": "true", "overwrite": "true"}, "contradict each other"),
+        ({"resume": "true", "overwrite": "true"}, "expected one of them"),
+        ({"data_dir": "here"}, "'digits' is in the box; expected no data_dir"),
     ],
 )
 def test_bad_settings_before_anything_is_written(tmp_path, given, message):
     with pytest.raises(common.UserError, match=re.escape(message)):
         train(tmp_path / "new", **given)
     assert not (tmp_path / "new").exists()
+
+
+def test_output_folder_that_is_none():
+    with pytest.raises(common.UserError, match="--output_dir is empty"):
+        train("")
 
 
 def test_output_folder_that_is_a_file(tmp_path):
@@ -287,6 +336,7 @@ def test_command_line(tmp_path):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["environment"]["x64"]
     assert max(results["lockstep"]["gradient_difference"].values()) <= 1e-12
+    assert "--jax_enable_x64=true" in (tmp_path / "out" / common.FLAGFILE).read_text()
 
 
 def test_benchmark(tmp_path):

@@ -30,3 +30,11 @@ def test_half_precision_sums_in_float32(dtype):
     assert dw[0, 0] == 4096
     assert db[0] == 4096
     assert dx[0, 0] == 1
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(0, 3), (7, 0), (0, 0)])
+def test_no_inputs_or_no_outputs(inputs, outputs):
+    args = jnp.ones((2, inputs)), jnp.ones((inputs, outputs)), jnp.full(outputs, 0.5)
+    y = linear(*args)
+    np.testing.assert_array_equal(y, np.full((2, outputs), inputs + 0.5))
+    assert relative_error(hand(RULES["linear"].rule, args, y), autodiff(RULES["linear"].rule, args, y)) == 0

@@ -86,6 +86,22 @@ def test_labels_out_of_range_under_jit_give_nan(label):
     assert np.isfinite(loss[1])
 
 
+def test_wide_labels_out_of_range():
+    logits = jnp.zeros((1, 3))
+    with pytest.raises(ValueError, match="labels has values from 4294967297 to 4294967297"):
+        losses.softmax_cross_entropy(logits, np.array([2**32 + 1]))  # whose lower half is a class
+    with jax.enable_x64(True):
+        assert np.isnan(jax.jit(losses.softmax_cross_entropy)(logits, jnp.array([2**32 + 1])))
+
+
+def test_hinge_of_nan_is_nan_backward_too():
+    scores, labels = jnp.array([jnp.nan, 0.5]), jnp.array([1, 1])
+    assert np.isnan(losses.hinge(scores, labels)[0])
+    rule = RULES["hinge"].rule
+    for by in (hand, autodiff):
+        np.testing.assert_array_equal(by(rule, (scores, labels), jnp.ones(2))[0], [-1.0, -1.0])
+
+
 def test_small_integer_labels_of_many_classes():
     logits = jnp.zeros((2, 300))
     np.testing.assert_allclose(

@@ -83,8 +83,8 @@ def rules():
 def test_forward_and_backward_stand_side_by_side(functions, i):
     name = functions[i].name.removesuffix("_bwd")
     assert [f.name for f in functions[i - 2 : i + 1]] == [name, f"{name}_fwd", f"{name}_bwd"]
-    assert "Keeps" in ast.get_docstring(functions[i - 1])
-    assert "Derivation:" in ast.get_docstring(functions[i])
+    assert "Keeps" in ast.get_docstring(functions[i - 1]), f"{name}_fwd's docstring does not say what it 'Keeps'"
+    assert "Derivation:" in ast.get_docstring(functions[i]), f"{name}_bwd's docstring holds no 'Derivation:'"
 
 
 def unwrap(function):
@@ -94,7 +94,8 @@ def unwrap(function):
 def test_every_rule_is_in_the_catalogue():
     written = {functions[i].name for functions, i in (p.values for p in rules())}
     catalogued = {unwrap(entry.rule.bwd).__name__ for entry in RULES.values()}
-    assert written == catalogued
+    assert not written - catalogued, f"without a row in fundamentals/catalogue.py: {sorted(written - catalogued)}"
+    assert not catalogued - written, f"in the catalogue, but not in a module of rules: {sorted(catalogued - written)}"
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from fundamentals import _checks
@@ -52,8 +53,8 @@ def linear_bwd(residuals: LinearResiduals, dy: Array) -> tuple[Array, Array, Arr
     """
     x, w = residuals
     accumulate = accumulation_dtype(dy.dtype)
-    rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    # The sums over the leading axes are taken where they stand: flattening them first would gather a sharded array.
+    leading = tuple(range(x.ndim - 1))
     dx = jnp.matmul(dy, w.T, preferred_element_type=accumulate)
-    dw = jnp.matmul(rows.T, drows, preferred_element_type=accumulate)
-    db = jnp.sum(drows, axis=0)
-    return dx.astype(x.dtype), dw.astype(w.dtype), db
+    dw = jax.lax.dot_general(x, dy, ((leading, leading), ((), ())), preferred_element_type=accumulate)
+    return dx.astype(x.dtype), dw.astype(w.dtype), jnp.sum(dy, axis=leading)

@@ -2,9 +2,9 @@
 
     x_0 = x,   z_l = x_{l−1} w_l + b_l,   x_l = f(z_l)  (hidden layers),   logits = x_{L−1} w_L + b_L
 
-Backpropagation is the same list of rules read from the end: each `_bwd` takes the cotangent of its output
-and hands the cotangent of its input to the layer before. Nothing is computed twice, so the gradient costs
-about two forward passes at any depth.
+(w_l and b_l are params[l − 1].) Backpropagation is the same list of rules read from the end: each `_bwd` takes the
+cotangent of its output and hands the cotangent of its input to the layer before. Nothing is computed twice, so the
+backward pass costs about two forward passes at any depth: one for the weights' cotangents, one for the inputs'.
 """
 
 import itertools
@@ -116,6 +116,7 @@ def mlp_fwd(params: Params, x: ArrayLike, *, activation: Rule = RELU) -> tuple[A
     Under `jit` that is one array a hidden layer where the activation keeps its output, since the next layer
     keeps the same array as its input; activations that keep their input (gelu, silu) double it.
     """
+    _checks.rule("mlp", "activation", activation)
     if not params:
         raise ValueError("mlp: params is empty; expected at least one layer")
     *hidden, output = params
@@ -164,6 +165,7 @@ def loss(
     Returns:
       [], the sum of all losses over the number of examples.
     """
+    _checks.rule("mlp.loss", "loss_rule", loss_rule)
     return _mean(loss_rule.primal(mlp(params, x, activation=activation), targets), _examples(x))
 
 
@@ -179,6 +181,7 @@ def loss_and_gradient(
 
     Derivation: L = (1/B) Σ_b y_b, so every dy_b is 1/B; the loss rule turns it into dlogits and `mlp_bwd` into dparams.
     """
+    _checks.rule("mlp.loss_and_gradient", "loss_rule", loss_rule)
     logits, residuals = mlp_fwd(params, x, activation=activation)
     per_example, loss_residuals = loss_rule.fwd(logits, targets)
     dper_example = jnp.full_like(per_example, 1 / _examples(x))

@@ -58,8 +58,9 @@ def rmsprop(
 
     def update(gradients: ArrayTree, state: RmspropState, params: Any = None) -> tuple[ArrayTree, RmspropState]:
         del params
-        _checks.same_shapes("rmsprop", "the second moment", state.second_moment, gradients=gradients)
-        eta = core.learning_rate_at(learning_rate, state.step)
+        _checks.instance("rmsprop", "state", state, RmspropState)
+        core.check_gradients("rmsprop", gradients, "the second moment", state.second_moment)
+        eta = core.learning_rate_at("rmsprop", learning_rate, state.step)
         second_moment = core.decay(state.second_moment, decay, jnp.square, gradients)
 
         def descend(g: Array, s: Array) -> Array:
@@ -119,8 +120,9 @@ def adam(
 
     def update(gradients: ArrayTree, state: AdamState, params: Any = None) -> tuple[ArrayTree, AdamState]:
         del params
-        _checks.same_shapes("adam", "the first moment", state.first_moment, gradients=gradients)
-        eta = core.learning_rate_at(learning_rate, state.step)
+        _checks.instance("adam", "state", state, AdamState)
+        core.check_gradients("adam", gradients, "the first moment", state.first_moment)
+        eta = core.learning_rate_at("adam", learning_rate, state.step)
         t = state.step + 1
         first_moment = core.decay(state.first_moment, b1, lambda g: g, gradients)
         second_moment = core.decay(state.second_moment, b2, jnp.square, gradients)

@@ -38,6 +38,7 @@ def apply_updates(params: ArrayTree, updates: ArrayTree) -> ArrayTree:
       ValueError: the structures or shapes differ.
     """
     _checks.same_shapes("apply_updates", "params", params, updates=updates)
+    _checks.floating_leaves("apply_updates", params=params, updates=updates)
 
     def add(parameter: Array, update: Array) -> Array:
         wide = accumulation_dtype(jnp.result_type(parameter))
@@ -55,13 +56,21 @@ def check_learning_rate(function: str, learning_rate: LearningRate) -> None:
 def check_epsilons(function: str, eps: Numeric, eps_root: Numeric) -> None:
     """Both are ≥ 0, and one of them is positive: a zero gradient would otherwise be divided by zero."""
     _checks.interval(function, "[0, inf)", eps=eps, eps_root=eps_root)
-    if isinstance(eps, int | float) and isinstance(eps_root, int | float) and eps == eps_root == 0:
+    if _checks.is_zero(eps) and _checks.is_zero(eps_root):
         raise ValueError(f"{function}: eps and eps_root are both 0; expected one > 0, or a zero gradient gives 0/0")
 
 
-def learning_rate_at(learning_rate: LearningRate, step: Array) -> Numeric:
+def learning_rate_at(function: str, learning_rate: LearningRate, step: Array) -> Numeric:
     """The learning rate of the update after `step` updates."""
-    return learning_rate(step) if callable(learning_rate) else learning_rate
+    eta = learning_rate(step) if callable(learning_rate) else learning_rate
+    _checks.scalar(function, "learning_rate", eta)
+    return eta
+
+
+def check_gradients(function: str, gradients: ArrayTree, reference_name: str, reference: ArrayTree) -> None:
+    """Gradients are floating and have the structure and shapes of the reference."""
+    _checks.same_shapes(function, reference_name, reference, gradients=gradients)
+    _checks.floating_leaves(function, gradients=gradients)
 
 
 def start() -> Array:

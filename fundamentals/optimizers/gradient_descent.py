@@ -44,9 +44,9 @@ def sgd(learning_rate: LearningRate) -> Optimizer:
         return SgdState(core.start())
 
     def update(gradients: ArrayTree, state: SgdState, params: Any = None) -> tuple[ArrayTree, SgdState]:
-        if params is not None:
-            _checks.same_shapes("sgd", "params", params, gradients=gradients)
-        eta = core.learning_rate_at(learning_rate, state.step)
+        _checks.instance("sgd", "state", state, SgdState)
+        core.check_gradients("sgd", gradients, "params", gradients if params is None else params)
+        eta = core.learning_rate_at("sgd", learning_rate, state.step)
 
         def descend(g: Array) -> Array:
             wide = accumulation_dtype(jnp.result_type(g))
@@ -98,8 +98,9 @@ def momentum(learning_rate: LearningRate, beta: Numeric = 0.9, *, nesterov: bool
 
     def update(gradients: ArrayTree, state: MomentumState, params: Any = None) -> tuple[ArrayTree, MomentumState]:
         del params
-        _checks.same_shapes("momentum", "the velocity", state.velocity, gradients=gradients)
-        eta = core.learning_rate_at(learning_rate, state.step)
+        _checks.instance("momentum", "state", state, MomentumState)
+        core.check_gradients("momentum", gradients, "the velocity", state.velocity)
+        eta = core.learning_rate_at("momentum", learning_rate, state.step)
 
         def accelerate(v: Array, g: Array) -> Array:
             return jnp.asarray(beta, v.dtype) * v + jnp.asarray(g, v.dtype)

@@ -11,8 +11,8 @@ compiles simple rules to the same program either way; the difference is in what 
 
 Both programs are timed in turn, in an order that alternates, until the median of the ratios is known to
 `--precision` or `--seconds` are over; five times as long while two standard errors do not tell on which side of 1.05 it
-is. Read the ratios, which
-are medians of pairs measured one after the other; the times are the machine's, and on a busy one may disagree.
+is. Read the ratios, medians of pairs measured one after the other; the times are the machine's, and on a busy one may
+disagree. The mean of all ratios is judged with two standard errors to spare, as a few rules alone are near 1.
 """
 
 import math
@@ -40,7 +40,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_enum("dtype", "float32", ["float16", "bfloat16", "float32", "float64"], "Of all arguments.", **options)
     flags.DEFINE_list("small", list(map(str, Sizes())), f"The small size: {LETTERS}.", **options)
     flags.DEFINE_list("large", ["1024", "1024", "512", "1000", "3"], f"The large size: {LETTERS}.", **options)
-    flags.DEFINE_float("seconds", 1.0, "Longest time to measure one rule at one size.", lower_bound=0.0, **options)
+    flags.DEFINE_float("seconds", 0.8, "Longest time to measure one rule at one size.", lower_bound=0.0, **options)
     flags.DEFINE_float("precision", 0.005, "Standard error of a ratio to stop at.", lower_bound=0.0, **options)
     flags.DEFINE_integer("seed", 0, "Of the example arguments.", lower_bound=0, upper_bound=2**32 - 1, **options)
     flags.DEFINE_string("output_dir", "results/benchmark_rules", "Where the table and the figure go.", **options)
@@ -211,7 +211,7 @@ def _report(folder: Any, measurements: list[Measurement], dtype: str, *, complet
         for m in measurements
     ]
     columns = ["rule", "size", "time", "time ratio", "temp bytes", "kept bytes", "FLOP ratio"]
-    common.table(f"Forward and backward pass, {dtype}: by hand / jax.vjp", columns, rows)
+    common.table(f"Forward and backward pass, {dtype}: by hand / jax.vjp", columns, rows, folds="rule")
     means = {
         size: statistics.geometric_mean(m.ratio for m in measurements if m.size == size)
         for size in dict.fromkeys(m.size for m in measurements)
@@ -234,7 +234,7 @@ def _report(folder: Any, measurements: list[Measurement], dtype: str, *, complet
         common.Verdict(
             "on average they are not slower",
             f"{overall:.3f} ± {overall_error:.3f} ({', '.join(f'{size} {mean:.3f}' for size, mean in means.items())})",
-            "≤ 1.0 + 2 standard errors", overall <= 1 + 2 * overall_error,
+            "≤ 1.0", overall <= 1 + 2 * overall_error,
         ),
     ]  # fmt: skip
     common.print_verdicts(verdicts)

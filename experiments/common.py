@@ -176,8 +176,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], fol
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     """The verdicts as a table."""
-    rows = [(v.claim, v.notes, v.measured, v.predicted, "HOLDS" if v.holds else "FAILS") for v in verdicts]
-    table("Verdicts", ["claim", "notes", "measured", "predicted", ""], rows, folds="claim")
+    columns = ["claim", "notes", "measured", "predicted", ""]
+    rows = [[v.claim, v.notes, v.measured, v.predicted, "HOLDS" if v.holds else "FAILS"] for v in verdicts]
+    if not any(v.notes for v in verdicts):
+        columns, rows = columns[:1] + columns[2:], [row[:1] + row[2:] for row in rows]
+    table("Verdicts", columns, rows, folds="claim")
 
 
 def progress() -> Progress:

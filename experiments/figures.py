@@ -64,7 +64,7 @@ def _differences(axes: Axes, differences: np.ndarray, names: Sequence[str], boun
     for name, column in zip(names, differences.T, strict=True):
         if name not in equal:
             shown = np.isfinite(column) & (column > 0)  # on a logarithmic axis
-            axes.plot(steps[shown], column[shown], ".", markersize=2, alpha=0.4, markeredgewidth=0, label=name)
+            axes.plot(steps[shown], column[shown], ".", markersize=3, alpha=0.5, markeredgewidth=0, label=name)
     axes.axhline(bound, color="black", linewidth=0.8, linestyle="--")
     axes.annotate(f"bound {bound:.0e}", (steps[-1], bound), ha="right", va="bottom", fontsize=8)
     axes.set(yscale="log", ylim=(bound * 1e-4, bound * 2), xlim=(0, steps[-1] + 1))

@@ -88,9 +88,9 @@ def relu(x: ArrayLike) -> Array:
 def relu_fwd(x: ArrayLike) -> tuple[Array, ReluResiduals]:
     """Keeps the output: y > 0 exactly where x > 0, so neither x nor a mask is needed.
 
-    In a network y costs nothing, the next layer keeps it: an MLP's gradient needs a third less temporary memory than
-    autodiff's, which keeps x too. The price, where XLA compiles this rule alone: the backward loop waits for the
-    forward loop's y instead of running beside it on x, 1.03 × the time on two cores.
+    In a network y costs nothing, the next layer keeps it: an MLP's gradient needs a third to a half less temporary memory
+    than autodiff's, which keeps x too. The price, where XLA compiles this rule alone: the backward loop waits for the
+    forward loop's y instead of running beside it on x, 1.00 to 1.05 × the time on two cores.
     """
     x = _checks.array("relu", "x", x)
     y = jnp.where(x <= 0, 0, x)  # not maximum(x, 0): its gradient at 0 is ½. Not x > 0: NaN would give 0
@@ -158,7 +158,7 @@ def elu(x: ArrayLike, *, alpha: float = 1.0) -> Array:
 
 
 def elu_fwd(x: ArrayLike, *, alpha: float = 1.0) -> tuple[Array, EluResiduals]:
-    """Keeps the output. Not x: α eˣ = y + α, so the backward pass needs no exponential, and takes 0.75 × the time.
+    """Keeps the output. Not x: α eˣ = y + α, so the backward pass needs no exponential: 0.75 to 0.9 × the time.
 
     The price: for very negative x the sum keeps the derivative to one unit in the last place of α, not of itself.
     """

@@ -88,9 +88,9 @@ def relu(x: ArrayLike) -> Array:
 def relu_fwd(x: ArrayLike) -> tuple[Array, ReluResiduals]:
     """Keeps the output: y > 0 exactly where x > 0, so neither x nor a mask is needed.
 
-    In a network y costs nothing, the next layer keeps it: an MLP's gradient needs a third to a half less temporary memory
-    than autodiff's, which keeps x too. The price, where XLA compiles this rule alone: the backward loop waits for the
-    forward loop's y instead of running beside it on x, 1.00 to 1.05 × the time on two cores.
+    In a network y costs nothing, the next layer keeps it: an MLP's gradient needs a third to a half less temporary
+    memory than autodiff's, which keeps x too. The price, where XLA compiles this rule alone: the backward loop waits
+    for the forward loop's y instead of running beside it on x, 1.00 to 1.05 × the time on two cores.
     """
     x = _checks.array("relu", "x", x)
     y = jnp.where(x <= 0, 0, x)  # not maximum(x, 0): its gradient at 0 is ½. Not x > 0: NaN would give 0

@@ -10,6 +10,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -79,12 +80,89 @@ def test_lockstep_notices_a_gradient_that_is_not_a_number(tmp_path, monkeypatch)
 
 
 def test_divergence_is_called_divergence(tmp_path):
-    verdicts = train(tmp_path, learning_rate="1e30")
+    verdicts = train(tmp_path, epochs=5, learning_rate="1e30")
     assert (verdicts[0].claim, verdicts[0].holds) == ("the training stays finite", False)
     assert verdicts[1].holds  # of the steps before
+    assert len(history(tmp_path)) < 5
     text = (tmp_path / "results.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["history"][-1]["train_loss"] is None
+
+
+def test_every_verdict_fails_where_the_hand_gradient_climbs(tmp_path, monkeypatch):
+    # Only the network trained by hand goes wrong: each verdict must look at it, and at the other one too.
+    right = train_digits.mlp.loss_and_gradient
+
+    def climbing(params, x, y, **rules):
+        loss, gradient = right(params, x, y, **rules)
+        return loss, jax.tree.map(jnp.negative, gradient)
+
+    monkeypatch.setattr(train_digits.mlp, "loss_and_gradient", climbing)
+    verdicts = train(tmp_path, epochs=6, batch_size=32, target_accuracy="0.5")
+    assert [v.holds for v in verdicts] == [False, False, False]
+
+
+def test_lockstep_bound_is_the_stated_one(tmp_path, monkeypatch):
+    right = train_digits.mlp.loss_and_gradient
+
+    def slightly_wrong(params, x, y, **rules):
+        loss, gradient = right(params, x, y, **rules)
+        return loss, jax.tree.map(lambda g: 1.00005 * g, gradient)
+
+    monkeypatch.setattr(train_digits.mlp, "loss_and_gradient", slightly_wrong)
+    assert not train(tmp_path)[0].holds
+
+
+def test_examples_are_shuffled_anew_each_epoch(tmp_path, monkeypatch):
+    folded, fold_in = [], jax.random.fold_in
+    monkeypatch.setattr(jax.random, "fold_in", lambda key, data: folded.append(data) or fold_in(key, data))
+    train(tmp_path, epochs=3, gradients="hand")
+    assert folded == [1, 2, 3]
+
+
+def test_checkpoints_are_written_in_between(tmp_path, monkeypatch):
+    saved, save = [], train_digits._save
+    monkeypatch.setattr(train_digits, "_save", lambda path, done, i: saved.append(done.epoch) or save(path, done, i))
+    train(tmp_path, epochs=3, gradients="hand", checkpoint_every=2)
+    assert saved == [0, 2, 3]
+
+
+def test_other_data_are_another_run(tmp_path, monkeypatch):
+    train(tmp_path, epochs=1, gradients="hand")
+    digits = train_digits.data.digits()
+    altered = digits._replace(train=digits.train._replace(inputs=digits.train.inputs[:, ::-1]))
+    monkeypatch.setattr(train_digits.data, "load", lambda *_: altered)
+    with pytest.raises(common.UserError, match="is a checkpoint of another run: data is"):
+        train(tmp_path, epochs=2, gradients="hand", resume="true")
+
+
+def test_overwriting_drops_the_old_checkpoint_first(tmp_path, monkeypatch):
+    train(tmp_path, epochs=1, gradients="hand")
+    monkeypatch.setattr(train_digits, "_report", lambda *_: pytest.fail("not reached"))
+    monkeypatch.setattr(train_digits, "_save", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        train(tmp_path, epochs=1, gradients="hand", overwrite="true")
+    assert os.listdir(tmp_path) == [common.FLAGFILE]  # so that --resume can't take the old run for the new one
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    common.write_atomically(path, b"old")
+
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        common.write_atomically(path, b"new")
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["file"])
+
+
+def test_signal_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with common.interruptible():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_target_accuracy_is_judged(tmp_path):
@@ -217,6 +295,9 @@ def test_damaged_or_foreign_checkpoints_are_refused_untouched(tmp_path, finished
 
 def test_archives_that_are_no_checkpoints(tmp_path, finished):
     path = tmp_path / "checkpoint.npz"
+    np.savez(path, w=np.array([{}], dtype=object))
+    with pytest.raises(common.UserError, match="is damaged or not a checkpoint: Object arrays cannot be loaded"):
+        train(tmp_path, resume="true")
     np.savez(path, w=np.ones(3))
     with pytest.raises(common.UserError, match="is not a checkpoint: it has no header"):
         train(tmp_path, resume="true")
@@ -255,7 +336,7 @@ def test_earlier_results_are_not_overwritten_unless_told(tmp_path):
 
 
 def test_effective_flags_repeat_the_run(tmp_path):
-    train(tmp_path / "a", gradients="hand", overwrite="true")
+    train(tmp_path / "a", gradients="hand", seed=3, overwrite="true")
     assert "overwrite" not in (tmp_path / "a" / common.FLAGFILE).read_text()
     values = flags.FlagValues()
     train_digits.define_flags(values)
@@ -331,7 +412,9 @@ def test_command_line(tmp_path):
     assert wrong.stderr == "error: --batch_size=9999 is more than the 1258 training examples\n"
     assert start("--learnin_rate=1").returncode == 1
     assert "unexpected argument 'adam'" in start("adam").stdout
-    good = start("--epochs=1", "--hidden_sizes=4", "--jax_enable_x64=true")
+    failing = start("--epochs=1", "--hidden_sizes=4", "--target_accuracy=1")
+    assert (failing.returncode, "FAILS" in failing.stdout) == (1, True)
+    good = start("--overwrite", "--epochs=1", "--hidden_sizes=4", "--jax_enable_x64=true")
     assert good.returncode == 0, good.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["environment"]["x64"]
@@ -352,6 +435,19 @@ def test_benchmark(tmp_path):
     assert relu["kept_bytes"][0] == 16 * 8 * 4  # the output, and nothing else
     assert all(time > 0 for m in results["measurements"] for time in m["microseconds"])
     assert (tmp_path / "benchmark_rules.png").exists()
+
+
+def test_benchmark_notices_a_slow_rule(tmp_path, monkeypatch):
+    def slow(residuals, dy):
+        return (jax.lax.fori_loop(0, 300, lambda _, d: jnp.sin(d), relu.bwd(residuals, dy)[0]),)
+
+    entry = benchmark_rules.RULES["relu"]
+    relu = entry.rule
+    monkeypatch.setitem(benchmark_rules.RULES, "relu", entry._replace(rule=relu._replace(bwd=slow)))
+    given = {"rules": "relu", "large": "64,64,4,5,2", "seconds": "0.05"}
+    verdicts = benchmark_rules.run(**parse(benchmark_rules, **given, output_dir=tmp_path))
+    assert (verdicts[0].holds, verdicts[2].holds) == (False, False)
+    assert json.loads((tmp_path / "results.json").read_text())["measurements"][1]["ratio"] > 2
 
 
 @pytest.mark.parametrize(("name", "value"), [("rules", "relu,nothing"), ("small", "1,2,3"), ("large", "1,2,3,4,0")])

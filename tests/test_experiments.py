@@ -15,18 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from scripts import parse
 
-from experiments import benchmark_rules, common, train_digits
+from experiments import common, train_digits
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"epochs": "2", "hidden_sizes": "5,3", "batch_size": "300"}
-
-
-def parse(script, **given):
-    values = flags.FlagValues()
-    script.define_flags(values)
-    values([script.__name__, *(f"--{name}={value}" for name, value in given.items())])
-    return {name: values[name].value for name in values}
 
 
 def train(folder, **given):
@@ -420,40 +414,6 @@ def test_command_line(tmp_path):
     assert results["environment"]["x64"]
     assert max(results["lockstep"]["gradient_difference"].values()) <= 1e-12
     assert "--jax_enable_x64=true" in (tmp_path / "out" / common.FLAGFILE).read_text()
-
-
-def test_benchmark(tmp_path):
-    given = {"rules": "relu,softmax_cross_entropy", "large": "16,8,4,5,2", "seconds": "0.05"}
-    verdicts = benchmark_rules.run(**parse(benchmark_rules, **given, output_dir=tmp_path))
-    assert len(verdicts) == 3
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["complete"]
-    assert [(m["rule"], m["size"]) for m in results["measurements"]] == [
-        (rule, size) for rule in ("relu", "softmax_cross_entropy") for size in ("small", "large")
-    ]
-    relu = results["measurements"][1]
-    assert relu["kept_bytes"][0] == 16 * 8 * 4  # the output, and nothing else
-    assert all(time > 0 for m in results["measurements"] for time in m["microseconds"])
-    assert (tmp_path / "benchmark_rules.png").exists()
-
-
-def test_benchmark_notices_a_slow_rule(tmp_path, monkeypatch):
-    def slow(residuals, dy):
-        return (jax.lax.fori_loop(0, 300, lambda _, d: jnp.sin(d), relu.bwd(residuals, dy)[0]),)
-
-    entry = benchmark_rules.RULES["relu"]
-    relu = entry.rule
-    monkeypatch.setitem(benchmark_rules.RULES, "relu", entry._replace(rule=relu._replace(bwd=slow)))
-    given = {"rules": "relu", "large": "64,64,4,5,2", "seconds": "0.05"}
-    verdicts = benchmark_rules.run(**parse(benchmark_rules, **given, output_dir=tmp_path))
-    assert (verdicts[0].holds, verdicts[2].holds) == (False, False)
-    assert json.loads((tmp_path / "results.json").read_text())["measurements"][1]["ratio"] > 2
-
-
-@pytest.mark.parametrize(("name", "value"), [("rules", "relu,nothing"), ("small", "1,2,3"), ("large", "1,2,3,4,0")])
-def test_bad_benchmark_flags(name, value):
-    with pytest.raises(flags.IllegalFlagValueError):
-        parse(benchmark_rules, **{name: value})
 
 
 def test_checkpoints_hold_no_pickle(tmp_path):

@@ -28,7 +28,8 @@ from absl import flags
 from experiments import common, figures
 from fundamentals.catalogue import RULES, Entry, Sizes
 
-LETTERS = "B,D,H,K,P"
+LETTERS = ",".join(Sizes._fields)
+LARGE = Sizes(B=1024, D=1024, H=512, K=1000, P=3, E=8, T=512, N=4, W=32, C=64, V=8192)
 BOUND = 1.05
 FILES = ("results.json", "benchmark_rules.png")
 
@@ -39,19 +40,22 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_list("rules", ["all"], "Names of rules, or all.", **options)
     flags.DEFINE_enum("dtype", "float32", ["float16", "bfloat16", "float32", "float64"], "Of all arguments.", **options)
     flags.DEFINE_list("small", list(map(str, Sizes())), f"The small size: {LETTERS}.", **options)
-    flags.DEFINE_list("large", ["1024", "1024", "512", "1000", "3"], f"The large size: {LETTERS}.", **options)
+    flags.DEFINE_list("large", list(map(str, LARGE)), f"The large size: {LETTERS}.", **options)
     flags.DEFINE_float("seconds", 0.8, "Longest time to measure one rule at one size.", lower_bound=0.0, **options)
     flags.DEFINE_float("precision", 0.005, "Standard error of a ratio to stop at.", lower_bound=0.0, **options)
     flags.DEFINE_integer("seed", 0, "Of the example arguments.", lower_bound=0, upper_bound=2**32 - 1, **options)
     flags.DEFINE_string("output_dir", "results/benchmark_rules", "Where the table and the figure go.", **options)
     flags.DEFINE_bool("overwrite", False, "Replace the results of an earlier run.", **options)
 
-    def five_positive(values: Sequence[str]) -> bool:
+    def positive_sizes(values: Sequence[str]) -> bool:
         return len(values) == len(Sizes._fields) and all(v.isascii() and v.isdecimal() and int(v) > 0 for v in values)
 
     for name in ("small", "large"):
         flags.register_validator(
-            name, five_positive, message=f"expected five positive integers, {LETTERS}", flag_values=flag_values
+            name,
+            positive_sizes,
+            message=f"expected {len(Sizes._fields)} positive integers, {LETTERS}",
+            flag_values=flag_values,
         )
     flags.register_validator(
         "rules",

@@ -8,13 +8,19 @@ A rule is three adjacent functions named by the first:
 
 `dx` is the cotangent of x: the gradient ∂L/∂x of whatever scalar L is differentiated in the end, where `dy` is ∂L/∂y.
 It has the shape and dtype of x. (Partial derivatives of a rule by itself are written ∂y/∂x.) Integer arguments get
-None. Options are keyword-only, and the same for the forward and the backward pass.
+None. Options are keyword-only, and the same for the forward and the backward pass; only a PRNG `key` is the forward
+pass's alone, since what was drawn is kept. Nothing is differentiated with respect to an option, array or not.
 
 Shape letters, wherever a docstring or an error message writes a shape:
 
     B  batch (examples)         K  classes              ...  any leading axes, possibly none
-    D  inputs (features)        P  maxout pieces
-    H  outputs (hidden units)   [] a scalar
+    D  inputs (features)        P  maxout pieces        []   a scalar
+    H  outputs (hidden units)   V  vocabulary (rows of a table, or classes where they are many)
+
+    sequences                   images                              attention
+    T  time steps               H, W    height and width            T, S  queries, keys
+                                kH, kW  those of a kernel           N, K  query heads, key and value heads
+                                C, O    channels in, channels out   H     size of a head
 
 Half precision means float16 and bfloat16. Sums over half-precision numbers are taken in float32
 and rounded once.
@@ -28,6 +34,7 @@ from typing import Any, NamedTuple, TypeAlias
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 Array: TypeAlias = jax.Array
@@ -66,7 +73,7 @@ class Rule(NamedTuple):
 
 
 def bind(rule: Rule, **options: Any) -> Rule:
-    """Fix the keyword-only options of a rule, in all three functions alike.
+    """Fix the keyword-only options of a rule, in all three functions alike (a PRNG `key`: in the forward pass).
 
     Example: `bind(Rule(elu, elu_fwd, elu_bwd), alpha=0.5)`.
 
@@ -83,15 +90,22 @@ def bind(rule: Rule, **options: Any) -> Rule:
             raise TypeError(
                 f"bind: {_name(rule.primal)} has no option {name!r}; expected one of {sorted(accepted) or 'no options'}"
             )
-    return Rule(*(functools.partial(function, **options) for function in rule)) if options else rule
+    if not options:
+        return rule
+    shared = {name: value for name, value in options.items() if name != "key"}
+    return Rule(
+        functools.partial(rule.primal, **options),
+        functools.partial(rule.fwd, **options),
+        functools.partial(rule.bwd, **shared),
+    )
 
 
 def hand_derived(rule: Rule) -> Callable[..., Any]:
     """A drop-in replacement for `rule.primal` whose reverse mode is `rule.bwd`.
 
     For research code that wants the speed or memory of the hand-derived backward pass inside
-    `jax.grad`. As with any `jax.custom_vjp`, forward mode (`jax.jvp`) is not available; keyword-only options are
-    constants, which nothing differentiates through.
+    `jax.grad`. As with any `jax.custom_vjp`, forward mode (`jax.jvp`) is not available. Keyword-only options are
+    constants, which nothing differentiates through; those that are arrays (a key, a mask) may be traced or mapped over.
 
     Args:
       rule: the function and its passes.
@@ -107,15 +121,29 @@ def hand_derived(rule: Rule) -> Callable[..., Any]:
 
     @functools.wraps(rule.primal)
     def function(*args: Any, **kwargs: Any) -> Any:
-        # custom_vjp resolves no keyword-only arguments: they are bound here, the arrays stay positional.
+        # custom_vjp resolves no keyword-only arguments. Those that are arrays become operands without a cotangent, as
+        # it may not close over what is traced; the others are bound.
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{_name(rule.primal)}: {error}") from None
-        primal, fwd, bwd = bind(rule, **bound.kwargs)
+        arrays = {name: value for name, value in bound.kwargs.items() if isinstance(value, jax.Array | np.ndarray)}
+        constants = bind(rule, **{name: value for name, value in bound.kwargs.items() if name not in arrays})
+
+        def primal(arrays: dict[str, Any], *args: Any) -> Any:
+            return bind(constants, **arrays).primal(*args)
+
+        def fwd(arrays: dict[str, Any], *args: Any) -> tuple[Any, Any]:
+            y, residuals = bind(constants, **arrays).fwd(*args)
+            return y, ({name: value for name, value in arrays.items() if name != "key"}, residuals)
+
+        def bwd(kept: tuple[dict[str, Any], Any], dy: Any) -> tuple[Any, ...]:
+            arrays, residuals = kept
+            return None, *bind(constants, **arrays).bwd(residuals, dy)
+
         differentiable = jax.custom_vjp(primal)
         differentiable.defvjp(fwd, bwd)
-        return differentiable(*bound.args)
+        return differentiable(arrays, *bound.args)
 
     return function
 

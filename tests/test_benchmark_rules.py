@@ -12,7 +12,7 @@ from experiments import benchmark_rules
 
 
 def test_benchmark(tmp_path):
-    given = {"rules": "relu,softmax_cross_entropy", "large": "16,8,4,5,2", "seconds": "0.05"}
+    given = {"rules": "relu,softmax_cross_entropy", "large": "16,8,4,5,2,2,8,2,8,8,16", "seconds": "0.05"}
     verdicts = benchmark_rules.run(**parse(benchmark_rules, **given, output_dir=tmp_path))
     assert len(verdicts) == 3
     results = json.loads((tmp_path / "results.json").read_text())
@@ -33,13 +33,13 @@ def test_benchmark_notices_a_slow_rule(tmp_path, monkeypatch):
     entry = benchmark_rules.RULES["relu"]
     relu = entry.rule
     monkeypatch.setitem(benchmark_rules.RULES, "relu", entry._replace(rule=relu._replace(bwd=slow)))
-    given = {"rules": "relu", "large": "64,64,4,5,2", "seconds": "0.05"}
+    given = {"rules": "relu", "large": "64,64,4,5,2,2,8,2,8,8,16", "seconds": "0.05"}
     verdicts = benchmark_rules.run(**parse(benchmark_rules, **given, output_dir=tmp_path))
     assert (verdicts[0].holds, verdicts[2].holds) == (False, False)
     assert json.loads((tmp_path / "results.json").read_text())["measurements"][1]["ratio"] > 2
 
 
-@pytest.mark.parametrize(("name", "value"), [("rules", "relu,nothing"), ("small", "1,2,3"), ("large", "1,2,3,4,0")])
+@pytest.mark.parametrize(("name", "value"), [("rules", "relu,nothing"), ("small", "1,2,3"), ("large", "1,2,3,4,5,6,7,8,9,10,0")])
 def test_bad_benchmark_flags(name, value):
     with pytest.raises(flags.IllegalFlagValueError):
         parse(benchmark_rules, **{name: value})

@@ -18,6 +18,7 @@ from fundamentals.base import Array, ArrayLike, DTypeLike, Rule
 
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "floating": ("a floating dtype", lambda dtype: jnp.issubdtype(dtype, jnp.floating)),
+    "boolean": ("bool", lambda dtype: jnp.issubdtype(dtype, jnp.bool_)),
     "integer": ("an integer dtype", lambda dtype: jnp.issubdtype(dtype, jnp.integer)),
     "real": (
         "an integer or floating dtype",
@@ -27,7 +28,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def array(function: str, name: str, value: ArrayLike, kind: str = "floating") -> Array:
-    """`value` as a JAX array of any shape, its dtype of the `kind` ("floating", "integer", "real")."""
+    """`value` as a JAX array of any shape, its dtype of the `kind` ("floating", "integer", "real", "boolean")."""
     try:
         x = jnp.asarray(value)
     except (TypeError, ValueError) as error:
@@ -73,6 +74,13 @@ def arrays(function: str, **specs: tuple[ArrayLike, str] | tuple[ArrayLike, str,
     return tuple(result.values())
 
 
+def broadcastable(function: str, name: str, x: Array, pattern: str, shape: tuple[int, ...]) -> None:
+    """An array has all axes of the pattern, each whole or 1."""
+    if len(x.shape) != len(shape) or any(size not in (1, whole) for size, whole in zip(x.shape, shape, strict=True)):
+        letters = ", ".join(pattern.split())
+        raise ValueError(f"{function}: {name} has shape {_show(x.shape)}; expected [{letters}] = {_show(shape)}, or 1s")
+
+
 def floating_dtype(function: str, dtype: DTypeLike) -> None:
     """The dtype to create an array in is floating."""
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -97,6 +105,15 @@ def scalar(function: str, name: str, value: Any) -> None:
         raise ValueError(f"{function}: {name} has shape {_show(jnp.shape(value))}; expected a number")
 
 
+def key(function: str, name: str, value: Any) -> None:
+    """One typed PRNG key, not an array of keys, and not the integers of `jax.random.PRNGKey`."""
+    if not isinstance(value, jax.Array) or not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        found = f"has dtype {value.dtype}" if isinstance(value, jax.Array | np.ndarray) else f"is {_describe(value)}"
+        raise TypeError(f"{function}: {name} {found}; expected a typed PRNG key, from jax.random.key")
+    if value.ndim != 0:
+        raise ValueError(f"{function}: {name} has shape {_show(value.shape)}; expected one key")
+
+
 def is_zero(value: Any) -> bool:
     """Whether a hyperparameter is known to be 0."""
     known = None if callable(value) else _concrete(value)
@@ -109,13 +126,23 @@ def not_empty(function: str, name: str, size: int, letter: str) -> None:
         raise ValueError(f"{function}: {name} has {letter} = 0; expected {letter} ≥ 1")
 
 
-def label_range(function: str, name: str, labels: ArrayLike, classes: int) -> None:
-    """Class indices lie in [0, classes); checked when the labels are concrete."""
+def examples(function: str, name: str, x: Array) -> None:
+    """The leading axes hold an example."""
+    if 0 in x.shape[:-1]:
+        raise ValueError(f"{function}: {name} has shape {_show(x.shape)}; expected at least one example")
+
+
+def label_range(
+    function: str, name: str, labels: ArrayLike, classes: int, what: str = "class", *, ignored: int | None = None
+) -> None:
+    """Class indices lie in [0, classes) or are the ignored one; checked when the labels are concrete."""
     values = _concrete(labels)
+    if values is not None and ignored is not None:
+        values = values[values != ignored]
     if values is not None and values.size and (values.min() < 0 or values.max() >= classes):
         raise ValueError(
             f"{function}: {name} has values from {values.min()} to {values.max()}; "
-            f"expected class indices in [0, {classes})"
+            f"expected {what} indices in [0, {classes})" + ("" if ignored is None else f" or {ignored}")
         )
 
 
@@ -151,6 +178,12 @@ def interval(function: str, bounds: str, **values: Any) -> None:
             raise ValueError(f"{function}: {name} is {value}; expected a number in {bounds}")
 
 
+def integer(function: str, name: str, value: Any) -> None:
+    """An optional number, where it is given, is a Python or NumPy integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{function}: {name} is {_describe(value)}; expected an integer or None")
+
+
 def positive_integers(function: str, **values: Any) -> None:
     """Counts and sizes are Python or NumPy integers ≥ 1."""
     for name, value in values.items():
@@ -158,6 +191,48 @@ def positive_integers(function: str, **values: Any) -> None:
             raise TypeError(f"{function}: {name} is {_describe(value)}; expected an integer ≥ 1")
         if value < 1:
             raise ValueError(f"{function}: {name} is {value}; expected an integer ≥ 1")
+
+
+def counts(function: str, **values: Any) -> None:
+    """Numbers of things are Python or NumPy integers ≥ 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{function}: {name} is {_describe(value)}; expected an integer ≥ 0")
+        if value < 0:
+            raise ValueError(f"{function}: {name} is {value}; expected an integer ≥ 0")
+
+
+def pair(function: str, name: str, value: Any) -> tuple[int, int]:
+    """Two integers ≥ 1, down and across an image, or one for both."""
+    sizes = value if isinstance(value, tuple | list) else (value, value)
+    expected = "an integer ≥ 1, or two of them"
+    if not all(_is_integer(size) for size in sizes):
+        raise TypeError(f"{function}: {name} is {_describe(value)}; expected {expected}")
+    if len(sizes) != 2 or min(sizes) < 1:
+        raise ValueError(f"{function}: {name} is {value}; expected {expected}")
+    return int(sizes[0]), int(sizes[1])
+
+
+def padding(function: str, name: str, value: Any) -> str | tuple[tuple[int, int], tuple[int, int]]:
+    """The padding of an image: "SAME", "VALID", or rows and columns of zeros."""
+    expected = "'SAME', 'VALID' or ((top, bottom), (left, right)), integers ≥ 0"
+    if isinstance(value, str):
+        if value not in ("SAME", "VALID"):
+            raise ValueError(f"{function}: {name} is {value!r}; expected {expected}")
+        return value
+    sides = value if isinstance(value, tuple | list) else [value]
+    if not all(isinstance(side, tuple | list) and all(map(_is_integer, side)) for side in sides):
+        raise TypeError(f"{function}: {name} is {_describe(value)}; expected {expected}")
+    if len(sides) != 2 or any(len(side) != 2 or min(side) < 0 for side in sides):
+        raise ValueError(f"{function}: {name} is {value}; expected {expected}")
+    (top, bottom), (left, right) = sides
+    return (int(top), int(bottom)), (int(left), int(right))
+
+
+def fits(function: str, what: str, window: tuple[int, ...], image_name: str, image: tuple[int, ...]) -> None:
+    """A window lies inside an image."""
+    if any(w > n for w, n in zip(window, image, strict=True)):
+        raise ValueError(f"{function}: {what} {_show(window)}; expected at most {image_name} {_show(image)}")
 
 
 def same_shapes(function: str, reference_name: str, reference: Any, **trees: Any) -> None:
@@ -200,6 +275,10 @@ def _match(letters: list[str], shape: tuple[int, ...]) -> dict[str, Any] | None:
         if sizes.setdefault(letter, size) != size:
             return None
     return sizes
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _number(function: str, name: str, value: Any, expected: str) -> float | None:

@@ -8,8 +8,8 @@ A rule is three adjacent functions named by the first:
 
 `dx` is the cotangent of x: the gradient ∂L/∂x of whatever scalar L is differentiated in the end, where `dy` is ∂L/∂y.
 It has the shape and dtype of x. (Partial derivatives of a rule by itself are written ∂y/∂x.) Integer arguments get
-None. Options are keyword-only, and the same for the forward and the backward pass; only a PRNG `key` is the forward
-pass's alone, since what was drawn is kept. Nothing is differentiated with respect to an option, array or not.
+None. Options are keyword-only. The backward pass takes those that it needs, with the values that the forward pass had
+(not a PRNG key, for example, since what was drawn is kept). Nothing is differentiated with respect to an option.
 
 Shape letters, wherever a docstring or an error message writes a shape:
 
@@ -29,7 +29,7 @@ and rounded once.
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import chex
 import jax
@@ -42,6 +42,7 @@ ArrayTree: TypeAlias = chex.ArrayTree
 Numeric: TypeAlias = chex.Numeric
 PRNGKey: TypeAlias = chex.PRNGKey
 Shape: TypeAlias = tuple[int, ...]
+Tree = TypeVar("Tree")
 Initializer: TypeAlias = Callable[[PRNGKey, Shape, DTypeLike], Array]
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "accumulation_dtype",
     "bind",
     "hand_derived",
+    "vary_together",
 ]
 
 
@@ -73,18 +75,14 @@ class Rule(NamedTuple):
 
 
 def bind(rule: Rule, **options: Any) -> Rule:
-    """Fix the keyword-only options of a rule, in all three functions alike (a PRNG `key`: in the forward pass).
+    """Fix keyword-only options of a rule, in each of its functions that takes them.
 
     Example: `bind(Rule(elu, elu_fwd, elu_bwd), alpha=0.5)`.
 
     Raises:
       TypeError: the primal takes no such option.
     """
-    accepted = {
-        name
-        for name, parameter in inspect.signature(rule.primal).parameters.items()
-        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD)
-    }
+    accepted = _options(rule.primal)
     for name in options:
         if name not in accepted:
             raise TypeError(
@@ -92,11 +90,11 @@ def bind(rule: Rule, **options: Any) -> Rule:
             )
     if not options:
         return rule
-    shared = {name: value for name, value in options.items() if name != "key"}
+    needed = {name: value for name, value in options.items() if name in _options(rule.bwd)}
     return Rule(
         functools.partial(rule.primal, **options),
         functools.partial(rule.fwd, **options),
-        functools.partial(rule.bwd, **shared),
+        functools.partial(rule.bwd, **needed),
     )
 
 
@@ -135,7 +133,7 @@ def hand_derived(rule: Rule) -> Callable[..., Any]:
 
         def fwd(arrays: dict[str, Any], *args: Any) -> tuple[Any, Any]:
             y, residuals = bind(constants, **arrays).fwd(*args)
-            return y, ({name: value for name, value in arrays.items() if name != "key"}, residuals)
+            return y, ({name: value for name, value in arrays.items() if name in _options(rule.bwd)}, residuals)
 
         def bwd(kept: tuple[dict[str, Any], Any], dy: Any) -> tuple[Any, ...]:
             arrays, residuals = kept
@@ -143,14 +141,40 @@ def hand_derived(rule: Rule) -> Callable[..., Any]:
 
         differentiable = jax.custom_vjp(primal)
         differentiable.defvjp(fwd, bwd)
-        return differentiable(arrays, *bound.args)
+        return differentiable(*vary_together((arrays, *bound.args)))
 
     return function
+
+
+def vary_together(tree: Tree) -> Tree:
+    """The same arrays, each of them varying over every `jax.shard_map` mesh axis that any of them varies over.
+
+    Outside of `shard_map` it changes nothing. Inside, it is what the state of a loop and the cotangents of a custom_vjp
+    ask for; the cotangent of an array that is the same on all devices is summed over them, as autodiff does.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    axes = [_varying_axes(leaf) for leaf in leaves]
+    union = frozenset[str]().union(*axes)
+    varying = [
+        jax.lax.pcast(leaf, tuple(union - own), to="varying") if union - own else leaf
+        for leaf, own in zip(leaves, axes, strict=True)
+    ]
+    result: Tree = jax.tree.unflatten(structure, varying)
+    return result
+
+
+def _varying_axes(x: Any) -> frozenset[str]:
+    return jax.typeof(x).manual_axis_type.varying if isinstance(x, jax.Array) else frozenset()
 
 
 def accumulation_dtype(dtype: DTypeLike) -> Any:
     """The dtype in which sums of `dtype` numbers are taken: float32 for half precision, else its own."""
     return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
+
+
+def _options(function: Callable[..., Any]) -> set[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def _name(function: Callable[..., Any]) -> str:

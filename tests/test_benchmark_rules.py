@@ -39,7 +39,9 @@ def test_benchmark_notices_a_slow_rule(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "results.json").read_text())["measurements"][1]["ratio"] > 2
 
 
-@pytest.mark.parametrize(("name", "value"), [("rules", "relu,nothing"), ("small", "1,2,3"), ("large", "1,2,3,4,5,6,7,8,9,10,0")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("rules", "relu,nothing"), ("small", "1,2,3"), ("large", "1,2,3,4,5,6,7,8,9,10,0")]
+)
 def test_bad_benchmark_flags(name, value):
     with pytest.raises(flags.IllegalFlagValueError):
         parse(benchmark_rules, **{name: value})

@@ -1,15 +1,25 @@
 """Losses: values from the definitions, kinks, extremes, labels."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import TOLERANCE, autodiff, cotangent_like, hand, relative_error
 
-from fundamentals import losses
+from fundamentals import hand_derived, losses
+from fundamentals.base import bind
 from fundamentals.catalogue import RULES
 
+SOFTMAX_CROSS_ENTROPY, MULTICLASS_HINGE = RULES["softmax_cross_entropy"].rule, RULES["multiclass_hinge"].rule
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+
+
+def value_and_cotangents(rule, args, dy):
+    """The value, the cotangents by hand and by autodiff."""
+    return rule.primal(*args), hand(rule, args, dy), autodiff(rule, args, dy)
 
 
 @pytest.mark.usefixtures("x64")
@@ -51,12 +61,13 @@ def test_extremes_are_finite_and_agree(dtype):
         ("binary_cross_entropy", (logits, targets)),
         ("softmax_cross_entropy", (logits, jnp.array([1, 3, 0]))),
         ("hinge", (logits, jnp.array([[1, 1, -1, -1], [-1, 1, 1, 1], [1, -1, 1, -1]]))),
+        ("softmax_cross_entropy(label_smoothing=0.1, ignored_label=-1)", (logits, jnp.array([1, 3, -1]))),
+        ("multiclass_hinge", (logits, jnp.array([1, 3, 0]))),
     ]
     for name, args in cases:
         rule = RULES[name].rule
-        y = rule.primal(*args)
-        dy = cotangent_like(y)
-        found, expected = hand(rule, args, dy), autodiff(rule, args, dy)
+        dy = cotangent_like(jax.eval_shape(rule.primal, *args))
+        y, found, expected = jax.jit(functools.partial(value_and_cotangents, rule))(args, dy)
         assert np.all(np.isfinite(np.asarray(y, np.float64))), name
         assert all(np.all(np.isfinite(np.asarray(leaf, np.float64))) for leaf in jax.tree.leaves(found)), name
         assert relative_error(found, expected) <= TOLERANCE[dtype], name
@@ -111,4 +122,152 @@ def test_small_integer_labels_of_many_classes():
 
 def test_no_examples():
     assert losses.softmax_cross_entropy(jnp.zeros((0, 3)), jnp.zeros((0,), jnp.int32)).shape == (0,)
+    assert losses.softmax_cross_entropy(jnp.zeros((0, 3)), jnp.zeros((0,), jnp.int32), ignored_label=0).shape == (0,)
+    assert losses.multiclass_hinge(jnp.zeros((0, 3)), jnp.zeros((0,), jnp.int32)).shape == (0,)
     assert losses.squared_error(jnp.zeros((0, 3)), jnp.zeros((0, 3))).shape == (0,)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.usefixtures("x64")
+def test_label_smoothing_is_cross_entropy_to_smoothed_targets(traced):
+    logits, labels = jnp.asarray(np.random.RandomState(0).normal(size=(3, 5))), jnp.array([0, 4, 4])
+    dy = jnp.array([1.0, -2.0, 0.5])
+
+    @jax.jit
+    def run(epsilon):
+        rule = bind(SOFTMAX_CROSS_ENTROPY, label_smoothing=epsilon if traced else 0.3)
+        return value_and_cotangents(rule, (logits, labels), dy)
+
+    y, (dlogits, _), (by_autodiff, _) = run(jnp.array(0.3))
+    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    q = 0.7 * np.eye(5)[labels] + 0.3 / 5
+    np.testing.assert_allclose(y, -(q * np.log(p)).sum(axis=-1), rtol=1e-13)
+    np.testing.assert_allclose(dlogits, dy[:, None] * (p - q), rtol=1e-12)
+    np.testing.assert_allclose(by_autodiff, dlogits, rtol=1e-12)
+
+
+def test_label_smoothing_of_large_logits_keeps_its_digits():
+    logits = np.array([[2.0, 0.0, -1.0]], np.float32)
+    args = [(logits + c, np.array([1])) for c in (0, 8192)]
+    y = [losses.softmax_cross_entropy(*a, label_smoothing=0.5) for a in args]
+    np.testing.assert_allclose(y[1], y[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("ignored_label", "dtype"), [(2, np.int32), (-100, np.int64), (-1, np.int8), (7, np.uint8)])
+def test_ignored_examples(ignored_label, dtype):
+    labels = np.array([1, ignored_label, 3, 0, ignored_label], dtype)
+    logits = np.random.RandomState(0).normal(size=(5, 4)).astype(np.float32)
+    logits[[1, 4]] = [np.nan, np.inf, -np.inf, 1e4]  # which may be anything
+    rule, dy = bind(SOFTMAX_CROSS_ENTROPY, ignored_label=ignored_label), jnp.arange(1.0, 6.0)
+    y, *cotangents = jax.jit(functools.partial(value_and_cotangents, rule))((jnp.asarray(logits), labels), dy)
+    np.testing.assert_array_equal(rule.primal(logits, labels), y)
+    p = np.exp(logits[[0, 2, 3]]) / np.exp(logits[[0, 2, 3]]).sum(axis=-1, keepdims=True)
+    one_hot = np.eye(4)[[1, 3, 0]]
+    np.testing.assert_allclose(y, np.insert(-np.log(p[one_hot > 0]), [1, 3], 0), rtol=1e-6)
+    expected = np.insert(np.array([[1], [3], [4]]) * (p - one_hot), [1, 3], 0, axis=0)
+    for dlogits, _ in cotangents:
+        np.testing.assert_allclose(dlogits, expected, atol=1e-6)
+
+
+def test_ignored_label_that_the_dtype_does_not_hold():
+    f = jax.jit(functools.partial(losses.softmax_cross_entropy, ignored_label=-100))
+    y = f(jnp.zeros((2, 4)), jnp.array([156, 1], jnp.uint8))  # −100, were it to wrap around
+    np.testing.assert_allclose(y, [np.nan, np.log(4)], rtol=1e-6)
+
+
+def test_label_that_is_neither_ignored_nor_a_class():
+    logits, labels = jnp.zeros((3, 4)), jnp.array([-1, 4, -2])
+    for f in (losses.softmax_cross_entropy, hand_derived(SOFTMAX_CROSS_ENTROPY)):
+        y = jax.jit(functools.partial(f, ignored_label=-1))(logits, labels)
+        np.testing.assert_array_equal(y, [0, np.nan, np.nan])
+
+
+ERRORS = {
+    "softmax_cross_entropy: labels has values from -2 to 3; expected class indices in [0, 3) or -1": (
+        ValueError,
+        lambda: losses.softmax_cross_entropy(jnp.zeros((4, 3)), jnp.array([-1, -2, 3, -1]), ignored_label=-1),
+    ),
+    "softmax_cross_entropy: ignored_label is 1.0 (float); expected an integer or None": (
+        TypeError,
+        lambda: losses.softmax_cross_entropy(jnp.zeros((1, 3)), jnp.array([0]), ignored_label=1.0),
+    ),
+    "softmax_cross_entropy: ignored_label is True (bool); expected an integer or None": (
+        TypeError,
+        lambda: losses.softmax_cross_entropy(jnp.zeros((1, 3)), jnp.array([0]), ignored_label=True),
+    ),
+    "softmax_cross_entropy: label_smoothing is 1.0; expected a number in [0, 1)": (
+        ValueError,
+        lambda: losses.softmax_cross_entropy(jnp.zeros((1, 3)), jnp.array([0]), label_smoothing=1.0),
+    ),
+    "softmax_cross_entropy: label_smoothing has shape [1]; expected a number in [0, 1)": (
+        TypeError,
+        lambda: losses.softmax_cross_entropy(jnp.zeros((1, 3)), jnp.array([0]), label_smoothing=jnp.zeros(1)),
+    ),
+    "multiclass_hinge: labels has values from 0 to 3; expected class indices in [0, 3)": (
+        ValueError,
+        lambda: losses.multiclass_hinge(jnp.zeros((2, 3)), jnp.array([0, 3])),
+    ),
+    "multiclass_hinge: labels has shape [3]; expected [...] with ... = [2] from scores [2, 3]": (
+        ValueError,
+        lambda: losses.multiclass_hinge(jnp.zeros((2, 3)), jnp.array([0, 1, 2])),
+    ),
+    "multiclass_hinge: scores has K = 0; expected K ≥ 1": (
+        ValueError,
+        lambda: losses.multiclass_hinge(jnp.zeros((0, 0)), jnp.zeros(0, jnp.int32)),
+    ),
+    "multiclass_hinge: labels has dtype float32; expected an integer dtype": (
+        TypeError,
+        lambda: losses.multiclass_hinge(jnp.zeros((2, 3)), jnp.zeros(2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_messages(message):
+    error, call = ERRORS[message]
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        call()
+
+
+@pytest.mark.usefixtures("x64")
+def test_multiclass_hinge_values():
+    # The three images of the lecture on loss functions of Stanford's CS231n, and the formula in a loop.
+    scores = np.array([[3.2, 5.1, -1.7], [1.3, 4.9, 2.0], [2.2, 2.5, -3.1]])
+    np.testing.assert_allclose(losses.multiclass_hinge(scores, np.array([0, 1, 2])), [2.9, 0, 12.9], rtol=1e-14)
+    scores, labels = np.random.RandomState(0).normal(size=(3, 2, 5)), np.array([[0, 4], [2, 2], [1, 3]])
+    found = losses.multiclass_hinge(scores, labels)
+    for i in np.ndindex(3, 2):
+        wrong = [j for j in range(5) if j != labels[i]]
+        np.testing.assert_allclose(
+            found[i], sum(max(0, 1 + scores[i][j] - scores[i][labels[i]]) for j in wrong), rtol=1e-14
+        )
+
+
+@DTYPES
+@pytest.mark.usefixtures("x64")
+def test_multiclass_hinge_at_the_kink_has_derivative_zero(dtype):
+    scores = jnp.array([[2.0, 1.0, 1.5, 1.0], [0.0, 1.0, -1.0, 0.0]], dtype)  # two on the margin, one, and one within
+    y, *cotangents = jax.jit(functools.partial(value_and_cotangents, MULTICLASS_HINGE))(
+        (scores, jnp.array([0, 1])), jnp.ones(2, dtype)
+    )
+    np.testing.assert_array_equal(y.astype(float), [0.5, 0])
+    for dscores, _ in cotangents:
+        np.testing.assert_array_equal(dscores.astype(float), [[-1, 0, 1, 0], [0, 0, 0, 0]])
+
+
+def test_multiclass_hinge_of_nan_and_of_labels_out_of_range():
+    # Every class then counts as violating the margin; a label that is none takes no share.
+    scores = jnp.array([[jnp.nan, 0.0, 9.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+    args, dy = (scores, jnp.array([0, 3, -1])), jnp.array([1.0, 2.0, 3.0])
+    y, *cotangents = jax.jit(functools.partial(value_and_cotangents, MULTICLASS_HINGE))(args, dy)
+    assert np.all(np.isnan(y))
+    for dscores, _ in cotangents:
+        np.testing.assert_array_equal(dscores, [[-2, 1, 1], [2, 2, 2], [3, 3, 3]])
+
+
+def test_multiclass_hinge_sums_in_float32():
+    # Counting to 3000 in float16 stops at 2048.
+    args = jnp.zeros((1, 3001), jnp.float16), jnp.array([7])
+    y, *cotangents = jax.jit(functools.partial(value_and_cotangents, MULTICLASS_HINGE))(args, jnp.ones(1, jnp.float16))
+    assert y == 3000
+    assert cotangents[0][0][0, 7] == -3000

@@ -59,6 +59,29 @@ def test_same_losses_as_optax():
         losses.binary_cross_entropy(z, t), optax.sigmoid_binary_cross_entropy(z, t), rtol=1e-5, atol=1e-7
     )
 
+    smoothed = optax.smooth_labels(jax.nn.one_hot(labels, 7), 0.1)
+    np.testing.assert_allclose(
+        losses.softmax_cross_entropy(z, labels, label_smoothing=0.1),
+        optax.softmax_cross_entropy(z, smoothed),
+        rtol=1e-5,
+    )
+
+
+def test_same_losses_as_torch():
+    torch = pytest.importorskip("torch")
+    rng = np.random.RandomState(0)
+    z, labels = rng.normal(size=(5, 7)), np.array([0, -100, 6, 6, 3])
+    with jax.enable_x64(True):
+        found = losses.softmax_cross_entropy(z, labels, label_smoothing=0.1, ignored_label=-100)
+        expected = torch.nn.functional.cross_entropy(
+            torch.tensor(z), torch.tensor(labels), label_smoothing=0.1, ignore_index=-100, reduction="none"
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        expected = torch.nn.functional.multi_margin_loss(
+            torch.tensor(z), torch.tensor(abs(labels) % 7), reduction="none"
+        )
+        np.testing.assert_allclose(losses.multiclass_hinge(z, abs(labels) % 7), 7 * expected, rtol=1e-12)
+
 
 def test_the_digits_are_scikit_learns():
     datasets = pytest.importorskip("sklearn.datasets")

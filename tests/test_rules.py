@@ -1,5 +1,9 @@
-"""The contract of every rule in the catalogue. A rule gets all of these tests by having a row there."""
+"""The contract of every rule in the catalogue. A rule gets all of these tests by having a row there.
 
+Compiling takes most of their time, so that the programs of a rule are shared, and its tests run in one process.
+"""
+
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 from oracles import (
     TOLERANCE,
     assert_close,
@@ -24,101 +29,148 @@ from fundamentals import hand_derived
 from fundamentals.catalogue import RULES
 
 ROOT = Path(__file__).parents[1]
-EVERY_RULE = pytest.mark.parametrize("name", RULES)
+EVERY_RULE = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in RULES]
+)
 
 
 def example(name, dtype, seed=0):
-    rule, arguments = RULES[name]
+    rule, arguments, _ = RULES[name]
     args = arguments(jax.random.key(seed), dtype)
-    return rule, args, cotangent_like(jax.eval_shape(rule.primal, *args))
+    return args, cotangent_like(jax.eval_shape(rule.primal, *args))
+
+
+def tolerance(name, dtype):
+    return TOLERANCE[dtype] * RULES[name].depth ** 0.5
+
+
+@functools.cache
+def by_hand(name):
+    """(args, dy) → the value and the cotangents, compiled."""
+    rule = RULES[name].rule
+    return jax.jit(lambda args, dy: (rule.primal(*args), hand(rule, args, dy)))
+
+
+@functools.cache
+def by_autodiff(name):
+    rule = RULES[name].rule
+    return jax.jit(lambda args, dy: (rule.primal(*args), autodiff(rule, args, dy)))
 
 
 @EVERY_RULE
 @pytest.mark.usefixtures("x64")
 def test_equals_jax_vjp_in_float64(name):
-    rule, args, dy = example(name, jnp.float64)
-    found = jax.jit(lambda args, dy: hand(rule, args, dy))(args, dy)
-    expected = jax.jit(lambda args, dy: autodiff(rule, args, dy))(args, dy)
-    assert_close(found, expected, TOLERANCE["float64"], f"{name}: against jax.vjp, the cotangent of argument ")
+    args, dy = example(name, jnp.float64)
+    found, expected = by_hand(name)(args, dy), by_autodiff(name)(args, dy)
+    assert_close(found, expected, TOLERANCE["float64"], f"{name}: against jax.vjp, value or cotangent ")
 
 
 @EVERY_RULE
 @pytest.mark.usefixtures("x64")
 def test_equals_finite_differences(name):
-    rule, args, dy = example(name, jnp.float64, seed=1)
-    found = hand(rule, args, dy)
-    for i, arg in enumerate(args):
-        if is_floating(arg):
-            expected = finite_differences(lambda v, i=i: jnp.vdot(dy, rule.primal(*args[:i], v, *args[i + 1 :])), arg)
-            assert_close(
-                found[i], expected, 1e-7, f"{name}: against finite differences, the cotangent of argument [{i}]"
-            )
-        else:
-            assert found[i] is None
+    args, dy = example(name, jnp.float64, seed=1)
+    primal = RULES[name].rule.primal
+    _, found = by_hand(name)(args, dy)
+    assert [c is None for c in found] == [not is_floating(arg) for arg in args]
+    floating = [i for i, arg in enumerate(args) if is_floating(arg)]
+
+    def scalar(values):
+        replaced = dict(zip(floating, values, strict=True))
+        return jnp.vdot(dy, primal(*(replaced.get(i, arg) for i, arg in enumerate(args))))
+
+    expected = finite_differences(scalar, [args[i] for i in floating])
+    message = f"{name}: against finite differences, the cotangent of floating argument "
+    assert_close([found[i] for i in floating], expected, 1e-7, message)
 
 
 @EVERY_RULE
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.usefixtures("x64")
-def test_in_lower_precision(name, dtype):
+def test_in_lower_precision(name):
     # Against the exact derivative at the same, already rounded, numbers. x64 is on: nothing may widen by accident.
-    rule, args, dy = example(name, jnp.dtype(dtype))
-    y, found = jax.jit(lambda args, dy: (rule.primal(*args), hand(rule, args, dy)))(args, dy)
-    exact_y, exact = widen(args), widen(dy)
-    exact_y, exact = rule.primal(*exact_y), autodiff(rule, exact_y, exact)
-    assert y.dtype == dtype
-    assert_close(y, exact_y, TOLERANCE[dtype], f"{name}: the value")
-    assert_close(found, exact, TOLERANCE[dtype], f"{name}: in {dtype}, the cotangent of argument ")
-    for arg, cotangent in zip(args, found, strict=True):
-        for a, c in zip(jax.tree.leaves(arg), jax.tree.leaves(cotangent), strict=False):
-            assert (c.shape, c.dtype) == (a.shape, a.dtype)
+    for dtype in ("float32", "float16", "bfloat16"):
+        args, dy = example(name, jnp.dtype(dtype))
+        y, found = by_hand(name)(args, dy)
+        exact_y, exact = by_autodiff(name)(widen(args), widen(dy))
+        assert y.dtype == dtype
+        assert_close(y, exact_y, tolerance(name, dtype), f"{name}: in {dtype}, the value")
+        assert_close(found, exact, tolerance(name, dtype), f"{name}: in {dtype}, the cotangent of argument ")
+        for arg, cotangent in zip(args, found, strict=True):
+            for a, c in zip(jax.tree.leaves(arg), jax.tree.leaves(cotangent), strict=False):
+                assert (c.shape, c.dtype) == (a.shape, a.dtype)
 
 
 @EVERY_RULE
 @pytest.mark.usefixtures("x64")
 def test_is_linear_in_the_cotangent(name):
-    rule, args, dy = example(name, jnp.float64)
-    _, residuals = rule.fwd(*args)
+    args, dy = example(name, jnp.float64)
     other = cotangent_like(dy, seed=8)
-    combined = rule.bwd(residuals, 2.5 * dy - 0.5 * other)
-    separate = jax.tree.map(lambda a, b: 2.5 * a - 0.5 * b, rule.bwd(residuals, dy), rule.bwd(residuals, other))
+    at, at_other, combined, at_zero = (
+        by_hand(name)(args, d)[1] for d in (dy, other, 2.5 * dy - 0.5 * other, jnp.zeros_like(dy))
+    )
+    separate = jax.tree.map(lambda a, b: 2.5 * a - 0.5 * b, at, at_other)
     assert relative_error(combined, separate) <= TOLERANCE["float64"]
-    assert all(not np.any(leaf) for leaf in jax.tree.leaves(rule.bwd(residuals, jnp.zeros_like(dy))))
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(at_zero))
 
 
 @EVERY_RULE
-def test_plugs_into_custom_vjp(name):
-    # With a backward pass that is twice too large, so that autodiff's own gradient would be noticed.
-    rule, args, dy = example(name, jnp.float32)
+def test_hand_derived_under_grad_checkpoint_and_shard_map(name):
+    # The first argument differs between two devices, the others are the same on both: their cotangents are summed. The
+    # backward pass is made twice too large, so that autodiff's own gradient would be noticed.
+    rule = RULES[name].rule
     doubled = rule._replace(bwd=lambda residuals, dy: jax.tree.map(lambda c: 2 * c, rule.bwd(residuals, dy)))
-    differentiable = tuple(i for i, arg in enumerate(args) if is_floating(arg))
-    scalar = jax.jit(jax.grad(lambda *args: jnp.vdot(dy, hand_derived(doubled)(*args)), differentiable))
-    expected = tuple(jax.tree.map(lambda c: 2 * c, hand(rule, args, dy)[i]) for i in differentiable)
-    assert_close(scalar(*args), expected, TOLERANCE["float32"], f"{name}: by hand_derived, the cotangent of argument ")
+    (first, *rest), dy = example(name, jnp.float32)
+    firsts = first, example(name, jnp.float32, seed=1)[0][0]
+    if not is_floating(first):
+        firsts = first, first
+    differentiable = tuple(i for i, arg in enumerate((first, *rest)) if is_floating(arg))
+
+    def on_one_device(stacked, *rest):
+        args = (jax.tree.map(lambda x: x[0], stacked), *rest)
+        scalar = jax.checkpoint(lambda *args: jnp.vdot(dy, hand_derived(doubled)(*args)))
+        cotangents = jax.grad(scalar, differentiable)(*args)
+        return tuple(
+            jax.tree.map(lambda c: c[None], cotangent) if i == 0 else cotangent
+            for i, cotangent in zip(differentiable, cotangents, strict=True)
+        )
+
+    split, same = PartitionSpec("d"), PartitionSpec()
+    sharded = jax.shard_map(
+        on_one_device,
+        mesh=Mesh(jax.devices()[:2], ("d",)),
+        in_specs=(split, *(same for _ in rest)),
+        out_specs=tuple(split if i == 0 else same for i in differentiable),
+    )
+    found = jax.jit(sharded)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *firsts), *rest)
+    one, two = (by_hand(name)((first, *rest), dy)[1] for first in firsts)
+    expected = tuple(
+        jax.tree.map(lambda a, b, i=i: 2 * (jnp.stack([a, b]) if i == 0 else a + b), one[i], two[i])
+        for i in differentiable
+    )
+    assert_close(found, expected, tolerance(name, "float32"), f"{name}: by hand_derived, the cotangent of argument ")
 
 
 @EVERY_RULE
 def test_under_vmap(name):
-    rule, _, dy = example(name, jnp.float32)
+    _, dy = example(name, jnp.float32)
     examples = [RULES[name].arguments(jax.random.key(seed), jnp.float32) for seed in range(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *examples)
-    found = jax.jit(jax.vmap(lambda args: (rule.primal(*args), hand(rule, args, dy))))(stacked)
-    expected = [(rule.primal(*args), hand(rule, args, dy)) for args in examples]
+    found = jax.jit(jax.vmap(by_hand(name), in_axes=(0, None)))(stacked, dy)
+    expected = [by_hand(name)(args, dy) for args in examples]
     expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
-    assert relative_error(found, expected) <= TOLERANCE["float32"]
+    assert_close(found, expected, tolerance(name, "float32"), f"{name}: under vmap, value or cotangent ")
 
 
 @EVERY_RULE
 def test_primal_is_plain(name):
     # A primal that was itself a custom_vjp would make jax.grad compare the hand derivation with itself.
-    rule, args, _ = example(name, jnp.float32)
-    text = str(jax.make_jaxpr(rule.primal)(*args))
+    args, _ = example(name, jnp.float32)
+    text = str(jax.make_jaxpr(RULES[name].rule.primal)(*args))
     assert "custom_vjp" not in text
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "softmax_cross_entropy"])
 def test_no_jacobian_is_materialized(name):
-    rule, args, _ = example(name, jnp.float32)
+    rule, (args, _) = RULES[name].rule, example(name, jnp.float32)
     wide = (jnp.zeros((2, 1009)), *args[1:]) if len(args) == 1 else (jnp.zeros((2, 1009)), jnp.zeros(2, jnp.int32))
     dy = jnp.ones(jax.eval_shape(rule.primal, *wide).shape)
     jaxpr = jax.make_jaxpr(lambda args, dy: hand(rule, args, dy))(wide, dy)
@@ -135,7 +187,7 @@ def _equations(jaxpr):
 
 
 def test_sharded_batches_are_not_gathered():
-    # Two devices, an array whose second of three axes is sharded: all that may be communicated are the sums over it.
+    # Two devices, an array with one sharded axis: all that may be communicated are the sums over it.
     code = """
 import jax, jax.numpy as jnp, re
 jax.config.update("jax_num_cpu_devices", 2)
@@ -144,10 +196,23 @@ from fundamentals.catalogue import RULES
 mesh = Mesh(jax.devices(), ("d",))
 put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
 x, w, b = jnp.ones((3, 4, 5)), jnp.ones((5, 7)), jnp.ones(7)
+sharded, vector = put(x, None, "d"), put(jnp.ones(5))
+heads, images = put(jnp.ones((4, 3, 2, 5)), "d"), put(jnp.ones((4, 6, 6, 3)), "d")
+labels = put(jnp.zeros((3, 4), int), None, "d")
 cases = {
-    "linear": (put(x, None, "d"), put(w), put(b)),
-    "maxout": (put(x, None, "d"), put(jnp.ones((2, 5, 7))), put(jnp.ones((2, 7)))),
-    "softmax_cross_entropy": (put(x, None, "d"), put(jnp.zeros((3, 4), int), None, "d")),
+    "linear": (sharded, put(w), put(b)),
+    "maxout": (sharded, put(jnp.ones((2, 5, 7))), put(jnp.ones((2, 7)))),
+    "batch_norm": (sharded, vector, vector),
+    "layer_norm": (sharded, vector, vector),
+    "rms_norm": (sharded, vector),
+    "conv2d": (images, put(jnp.ones((3, 3, 3, 2))), put(jnp.ones(2))),
+    "max_pool2d": (images,),
+    "average_pool2d": (images,),
+    "attention": (heads, heads, heads),
+    "blockwise_attention": (heads, heads, heads),
+    "multiclass_hinge": (sharded, labels),
+    "softmax_cross_entropy": (sharded, labels),
+    "linear_cross_entropy": (sharded, put(w), labels),
 }
 for name, args in cases.items():
     rule = RULES[name].rule
@@ -155,7 +220,7 @@ for name, args in cases.items():
         y, residuals = rule.fwd(*args)
         return y, rule.bwd(residuals, dy)
     y = jax.eval_shape(rule.primal, *args)
-    dy = put(jnp.ones(y.shape), None, "d")
+    dy = put(jnp.ones(y.shape), *args[0].sharding.spec)
     text = jax.jit(both).lower(args, dy).compile().as_text()
     found = set(re.findall("all-gather|all-to-all|collective-permute", text))
     assert not found, (name, found)

@@ -16,7 +16,7 @@ ROOT = Path(fundamentals.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # A module may import what stands in tiers before its own, and its own package.
 TIERS = [
-    {"base", "_checks", "program"},
+    {"base", "_checks", "_blocks", "program"},
     {"activations", "layers", "losses", "initializers", "data"},
     {"models"},
     {"catalogue"},
@@ -111,7 +111,7 @@ def test_catalogue_names_fit_their_rules(name):
         for f in (primal, fwd, bwd)
     ]
     assert options[0] == options[1]  # one default, in all three
-    assert options[2] == {name: default for name, default in options[0].items() if name != "key"}
+    assert options[2].items() <= options[0].items()  # the backward pass takes those that it needs
 
 
 def test_import_defines_no_flag_and_touches_no_configuration():

@@ -30,6 +30,7 @@ class Entry(NamedTuple):
 
     rule: Rule
     arguments: Callable[..., tuple[Any, ...]]
+    depth: int = 1  # rules in sequence, each of which rounds: errors are up to √depth times those of one
 
 
 def normal(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike, scale: float = 1.5) -> Array:

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 
 from fundamentals import _checks, activations, initializers, losses
 from fundamentals.activations import MaxoutResiduals, maxout_bwd, maxout_fwd
-from fundamentals.base import Array, ArrayLike, DTypeLike, Initializer, PRNGKey, Rule, accumulation_dtype
+from fundamentals.base import Array, ArrayLike, DTypeLike, Initializer, PRNGKey, Rule, bind
 from fundamentals.layers.linear import LinearResiduals, linear_bwd, linear_fwd
+from fundamentals.models.objective import mean_loss, mean_loss_and_gradient
 
 RELU = Rule(activations.relu, activations.relu_fwd, activations.relu_bwd)
 SOFTMAX_CROSS_ENTROPY = Rule(
@@ -165,8 +166,7 @@ def loss(
     Returns:
       [], the sum of all losses over the number of examples.
     """
-    _checks.rule("mlp.loss", "loss_rule", loss_rule)
-    return _mean(loss_rule.primal(mlp(params, x, activation=activation), targets), _examples(x))
+    return mean_loss("mlp.loss", _model(activation), params, x, targets, loss_rule)
 
 
 def loss_and_gradient(
@@ -177,17 +177,12 @@ def loss_and_gradient(
     activation: Rule = RELU,
     loss_rule: Rule = SOFTMAX_CROSS_ENTROPY,
 ) -> tuple[Array, Params]:
-    """(loss, dparams), equal to `jax.value_and_grad(loss)`, by hand from end to end. Arguments as for `loss`.
+    """(loss, dparams), equal to `jax.value_and_grad(loss)`, by hand from end to end. Arguments as for `loss`."""
+    return mean_loss_and_gradient("mlp.loss", _model(activation), params, x, targets, loss_rule)
 
-    Derivation: L = (1/B) Σ_b y_b, so every dy_b is 1/B; the loss rule turns it into dlogits and `mlp_bwd` into dparams.
-    """
-    _checks.rule("mlp.loss_and_gradient", "loss_rule", loss_rule)
-    logits, residuals = mlp_fwd(params, x, activation=activation)
-    per_example, loss_residuals = loss_rule.fwd(logits, targets)
-    dper_example = jnp.full_like(per_example, 1 / _examples(x))
-    dlogits = loss_rule.bwd(loss_residuals, dper_example)[0]
-    dparams, _ = mlp_bwd(residuals, dlogits, activation=activation)
-    return _mean(per_example, _examples(x)), dparams
+
+def _model(activation: Rule) -> Rule:
+    return bind(Rule(mlp, mlp_fwd, mlp_bwd), activation=activation)
 
 
 def _hidden_fwd(layer: Layer, x: ArrayLike, activation: Rule) -> tuple[Array, HiddenResiduals | MaxoutResiduals]:
@@ -205,18 +200,3 @@ def _hidden_bwd(
         return maxout_bwd(residuals, dy)
     (dz,) = activation.bwd(residuals.activation, dy)
     return linear_bwd(residuals.linear, dz)
-
-
-def _examples(x: ArrayLike) -> int:
-    """How many examples the leading axes of x hold."""
-    shape = jnp.shape(x)
-    examples = 1
-    for size in shape[:-1]:
-        examples *= size
-    if examples == 0:
-        raise ValueError(f"mlp.loss: x has shape {list(shape)}; expected at least one example")
-    return examples
-
-
-def _mean(losses_: Array, examples: int) -> Array:
-    return (jnp.sum(losses_, dtype=accumulation_dtype(losses_.dtype)) / examples).astype(losses_.dtype)

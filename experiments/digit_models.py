@@ -1,0 +1,129 @@
+"""How each model reads an image, for `train_digits`: its parameters, its loss, both gradients."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fundamentals import layers
+from fundamentals.base import Initializer, PRNGKey, Rule
+from fundamentals.models import cnn, mlp, rnn, transformer
+
+ATTENTIONS = {
+    "dense": transformer.ATTENTION,
+    "blockwise": Rule(layers.blockwise_attention, layers.blockwise_attention_fwd, layers.blockwise_attention_bwd),
+}
+NORMS = {
+    "layer_norm": cnn.LAYER_NORM,
+    "batch_norm": Rule(layers.batch_norm, layers.batch_norm_fwd, layers.batch_norm_bwd),
+}
+
+
+class Model(NamedTuple):
+    """Functions of a model whose sizes and options are fixed."""
+
+    read: Callable[[np.ndarray], np.ndarray]  # images [B, H, W] → what the model takes
+    init: Callable[[PRNGKey], Any]
+    apply: Callable[..., jax.Array]  # (params, x) → logits [B, K]
+    loss: Callable[..., jax.Array]  # (params, x, targets) → []
+    loss_and_gradient: Callable[..., tuple[jax.Array, Any]]  # the same, and dparams by hand
+
+
+def build(
+    name: str,
+    *,
+    image: tuple[int, ...],
+    classes: int,
+    hidden_sizes: Sequence[int],
+    activation: Rule | None,
+    initializer: Initializer,
+    loss_rule: Rule,
+    norm: str,
+    heads: int,
+    attention: str,
+    tokens: str,
+    dtype: Any,
+) -> Model:
+    """A model for images of a shape.
+
+    Args:
+      name: mlp, cnn, rnn or transformer.
+      image: shape of one input; all but the mlp take [H, W].
+      classes: outputs.
+      hidden_sizes: units of each hidden layer (mlp, rnn), channels of each stage (cnn), or the one width of all blocks
+        (transformer).
+      activation: between layers; None for maxout layers (mlp). The rnn has its own.
+      initializer: of the weights; of a recurrence, those of the input.
+      loss_rule: a rule of (logits, targets).
+      norm: of the cnn: one of NORMS.
+      heads, attention: of the transformer: how many, one of ATTENTIONS.
+      tokens: of the transformer: "rows" or "pixels" of the image are the sequence.
+      dtype: of the parameters.
+
+    Raises:
+      ValueError: the sizes do not fit the model.
+    """
+    if name != "mlp" and len(image) != 2:
+        raise ValueError(f"--model={name} reads images [H, W]; expected --model=mlp for inputs of shape {list(image)}")
+    if name != "mlp" and activation is None:
+        raise ValueError(f"--activation=maxout is for --model=mlp; expected another for --model={name}")
+    options: dict[str, Any] = {}
+    if activation is not None and name != "rnn":
+        options["activation"] = activation
+    sizes = list(hidden_sizes)
+
+    if name == "mlp":
+        inputs, pieces = int(np.prod(image)), 2 if activation is None else None
+
+        def read(images: np.ndarray) -> np.ndarray:
+            return images.reshape(len(images), -1)
+
+        init: Callable[..., Any] = functools.partial(mlp.init, sizes=[inputs, *sizes, classes], pieces=pieces)
+        module: Any = mlp
+    elif name == "cnn":
+        if not sizes:
+            raise ValueError("--hidden_sizes is empty; expected the channels of at least one stage of the cnn")
+        if min(image) >> (len(sizes) - 1) == 0:
+            raise ValueError(f"--hidden_sizes has {len(sizes)} stages, which halve {list(image)} pixels to none")
+
+        def read(images: np.ndarray) -> np.ndarray:
+            return images[..., None]
+
+        init = functools.partial(cnn.init, channels=[1, *sizes], outputs=classes)
+        options["norm"] = NORMS[norm]
+        module = cnn
+    elif name == "rnn":
+        if not sizes:
+            raise ValueError("--hidden_sizes is empty; expected the units of at least one layer of the rnn")
+
+        def read(images: np.ndarray) -> np.ndarray:
+            return images
+
+        init = functools.partial(rnn.init, sizes=[image[1], *sizes, classes])
+        module = rnn
+    else:
+        if not sizes or len(set(sizes)) > 1 or sizes[0] % heads:
+            raise ValueError(
+                f"--hidden_sizes={','.join(map(str, sizes))} with --heads={heads}; expected one width for all blocks "
+                "of the transformer, a multiple of the heads"
+            )
+        length, inputs = image if tokens == "rows" else (image[0] * image[1], 1)
+
+        def read(images: np.ndarray) -> np.ndarray:
+            return images.reshape(len(images), length, inputs)
+
+        init = functools.partial(
+            transformer.init, inputs=inputs, length=length, width=sizes[0], layers=len(sizes), outputs=classes
+        )
+        options |= {"heads": heads, "attention": ATTENTIONS[attention]}
+        module = transformer
+    apply = transformer.transformer_classifier if module is transformer else module.apply
+    return Model(
+        read,
+        functools.partial(init, initializer=initializer, dtype=dtype),
+        functools.partial(apply, **options),
+        functools.partial(module.loss, **options, loss_rule=loss_rule),
+        functools.partial(module.loss_and_gradient, **options, loss_rule=loss_rule),
+    )

@@ -1,0 +1,152 @@
+"""Recurrent classifier: layers of tanh cells over a sequence, a linear layer on the last state, and its backward pass.
+
+    y_0 = x,   y_l = rnn(y_{l−1}, h0 = 0)  (all states of layer l),   logits = (last state of y_L) w + b
+
+The loss sees only the last step of the last layer. Every other cotangent, of T · L − 1 states, gets there through time.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fundamentals import _checks, initializers
+from fundamentals.base import Array, ArrayLike, DTypeLike, Initializer, PRNGKey, Rule
+from fundamentals.layers.linear import LinearResiduals, linear_bwd, linear_fwd
+from fundamentals.layers.recurrent import RnnResiduals, rnn_bwd, rnn_fwd
+from fundamentals.models.mlp import SOFTMAX_CROSS_ENTROPY, Layer
+from fundamentals.models.objective import mean_loss, mean_loss_and_gradient
+
+
+class Cell(NamedTuple):
+    """The parameters of one recurrent layer."""
+
+    w_x: Array  # [D, H]
+    w_h: Array  # [H, H]
+    b: Array  # [H]
+
+
+class Params(NamedTuple):
+    """The parameters of the network."""
+
+    cells: tuple[Cell, ...]
+    output: Layer
+
+
+class RnnClassifierResiduals(NamedTuple):
+    """What `rnn_classifier_bwd` needs. Each layer's states are the next layer's x: one array under `jit`."""
+
+    cells: tuple[RnnResiduals, ...]
+    output: LinearResiduals
+
+
+def init(
+    key: PRNGKey,
+    sizes: Sequence[int],
+    *,
+    initializer: Initializer = initializers.xavier_uniform(),
+    recurrent_initializer: Initializer = initializers.orthogonal(1.0),
+    bias_initializer: Initializer = initializers.zeros,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Parameters for layers of the given sizes.
+
+    Args:
+      key: a PRNG key; each array draws from its own.
+      sizes: inputs D, states of each layer, classes K: `(8, 64, 10)` has one layer of 64 units.
+      initializer: of w_x and the output's weights.
+      recurrent_initializer: of w_h; orthogonal, whose powers neither vanish nor explode.
+      bias_initializer: of the biases.
+      dtype: of all parameters.
+
+    Raises:
+      ValueError: fewer than three sizes, or one that is not positive.
+    """
+    if len(sizes) < 3:
+        raise ValueError(f"rnn.init: sizes is {tuple(sizes)}; expected the inputs, at least one layer, the outputs")
+    _checks.positive_integers("rnn.init", **{f"sizes[{i}]": size for i, size in enumerate(sizes)})
+    *cell_keys, output_key = jax.random.split(key, len(sizes) - 1)
+    cells = []
+    for cell_key, (inputs, units) in zip(cell_keys, itertools.pairwise(sizes[:-1]), strict=True):
+        x_key, h_key, b_key = jax.random.split(cell_key, 3)
+        w_x, w_h = initializer(x_key, (inputs, units), dtype), recurrent_initializer(h_key, (units, units), dtype)
+        cells.append(Cell(w_x, w_h, bias_initializer(b_key, (units,), dtype)))
+    w_key, b_key = jax.random.split(output_key)
+    output = Layer(initializer(w_key, tuple(sizes[-2:]), dtype), bias_initializer(b_key, tuple(sizes[-1:]), dtype))
+    return Params(tuple(cells), output)
+
+
+def rnn_classifier(params: Params, x: ArrayLike) -> Array:
+    """The logits of the network after the last step.
+
+    Args:
+      params: from `init`.
+      x: sequences [B, T, D], T ≥ 1.
+
+    Returns:
+      Logits [B, K].
+
+    Raises:
+      ValueError: there are no layers or no steps, or the shapes do not fit.
+    """
+    return rnn_classifier_fwd(params, x)[0]
+
+
+def rnn_classifier_fwd(params: Params, x: ArrayLike) -> tuple[Array, RnnClassifierResiduals]:
+    """Keeps what each layer keeps: the sequence and every state."""
+    if not params.cells:
+        raise ValueError("rnn_classifier: params has no cells; expected at least one layer")
+    (y,) = _checks.arrays("rnn_classifier", x=(x, "B T D"))
+    _checks.not_empty("rnn_classifier", "x", y.shape[1], "T")
+    residuals = []
+    for cell in params.cells:
+        h0 = jnp.zeros_like(y, shape=(y.shape[0], cell.b.shape[0]))
+        y, cell_residuals = rnn_fwd(y, h0, *cell)
+        residuals.append(cell_residuals)
+    logits, output_residuals = linear_fwd(y[:, -1], *params.output)
+    return logits, RnnClassifierResiduals(tuple(residuals), output_residuals)
+
+
+def rnn_classifier_bwd(residuals: RnnClassifierResiduals, dlogits: Array) -> tuple[Params, Array]:
+    """(dparams, dx): the output layer, then through time in each layer from the last.
+
+    Derivation: the logits depend on the last state alone, so dy is 0 at every other step of the last layer, and rnn_bwd
+    takes it from there. The states of a layer are the inputs of the next, whose dx is their dy.
+    """
+    dlast, dw, db = linear_bwd(residuals.output, dlogits)
+    dy = jnp.zeros_like(residuals.cells[-1].y).at[:, -1].set(dlast)
+    dcells = []
+    for cell_residuals in reversed(residuals.cells):
+        dy, _, *dcell = rnn_bwd(cell_residuals, dy)
+        dcells.append(Cell(*dcell))
+    return Params(tuple(reversed(dcells)), Layer(dw, db)), dy
+
+
+apply = rnn_classifier
+
+
+def loss(params: Params, x: ArrayLike, targets: ArrayLike, *, loss_rule: Rule = SOFTMAX_CROSS_ENTROPY) -> Array:
+    """The mean loss of a batch: what `jax.grad` differentiates.
+
+    Args:
+      params: from `init`.
+      x: sequences [B, T, D].
+      targets: what `loss_rule` takes beside the logits [B, K].
+      loss_rule: a rule of (logits, targets).
+
+    Returns:
+      [].
+    """
+    return mean_loss("rnn.loss", _MODEL, params, x, targets, loss_rule)
+
+
+def loss_and_gradient(
+    params: Params, x: ArrayLike, targets: ArrayLike, *, loss_rule: Rule = SOFTMAX_CROSS_ENTROPY
+) -> tuple[Array, Params]:
+    """(loss, dparams), equal to `jax.value_and_grad(loss)`, by hand from end to end. Arguments as for `loss`."""
+    return mean_loss_and_gradient("rnn.loss", _MODEL, params, x, targets, loss_rule)
+
+
+_MODEL = Rule(rnn_classifier, rnn_classifier_fwd, rnn_classifier_bwd)

@@ -17,7 +17,7 @@ import pytest
 from absl import flags
 from scripts import parse
 
-from experiments import common, train_digits
+from experiments import common, digit_models, train_digits
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"epochs": "2", "hidden_sizes": "5,3", "batch_size": "300"}
@@ -47,27 +47,45 @@ def test_lockstep_holds_for_every_loss(tmp_path, loss):
     assert (tmp_path / "train_digits.png").read_bytes().startswith(b"\x89PNG")
 
 
+MODELS = {
+    "cnn": {"hidden_sizes": "4,3", "activation": "relu"},
+    "cnn with batch_norm": {"model": "cnn", "hidden_sizes": "4", "norm": "batch_norm"},
+    "rnn": {"hidden_sizes": "5,4", "initializer": "xavier_uniform"},
+    "transformer": {"hidden_sizes": "4", "heads": "2"},
+    "transformer of pixels": {
+        "model": "transformer", "hidden_sizes": "4", "heads": "2", "tokens": "pixels", "attention": "blockwise",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_lockstep_holds_for_every_model(tmp_path, name):
+    verdicts = train(tmp_path, **({"model": name, "epochs": "1", "batch_size": "600"} | MODELS[name]))
+    assert [v.holds for v in verdicts] == [True, True]
+    assert json.loads((tmp_path / "results.json").read_text())["lockstep"]["steps"] == 2
+
+
 def test_lockstep_notices_a_wrong_gradient(tmp_path, monkeypatch):
-    right = train_digits.mlp.loss_and_gradient
+    right = digit_models.mlp.loss_and_gradient
 
     def wrong(params, x, y, **rules):
         loss, (first, *rest) = right(params, x, y, **rules)
         return loss, (first._replace(b=1.001 * first.b), *rest)
 
-    monkeypatch.setattr(train_digits.mlp, "loss_and_gradient", wrong)
+    monkeypatch.setattr(digit_models.mlp, "loss_and_gradient", wrong)
     verdicts = train(tmp_path)
     assert not verdicts[0].holds
     assert "[0].b" in verdicts[0].measured
 
 
 def test_lockstep_notices_a_gradient_that_is_not_a_number(tmp_path, monkeypatch):
-    right = train_digits.mlp.loss_and_gradient
+    right = digit_models.mlp.loss_and_gradient
 
     def wrong(params, x, y, **rules):
         loss, (first, *rest) = right(params, x, y, **rules)
         return loss, (first._replace(b=first.b * jnp.nan), *rest)
 
-    monkeypatch.setattr(train_digits.mlp, "loss_and_gradient", wrong)
+    monkeypatch.setattr(digit_models.mlp, "loss_and_gradient", wrong)
     verdicts = {v.claim: v for v in train(tmp_path)}
     verdict = verdicts["the gradient derived by hand is jax.grad's, at every step"]
     assert (verdict.holds, verdict.measured) == (False, "inf ([0].b)")
@@ -85,25 +103,25 @@ def test_divergence_is_called_divergence(tmp_path):
 
 def test_every_verdict_fails_where_the_hand_gradient_climbs(tmp_path, monkeypatch):
     # Only the network trained by hand goes wrong: each verdict must look at it, and at the other one too.
-    right = train_digits.mlp.loss_and_gradient
+    right = digit_models.mlp.loss_and_gradient
 
     def climbing(params, x, y, **rules):
         loss, gradient = right(params, x, y, **rules)
         return loss, jax.tree.map(jnp.negative, gradient)
 
-    monkeypatch.setattr(train_digits.mlp, "loss_and_gradient", climbing)
+    monkeypatch.setattr(digit_models.mlp, "loss_and_gradient", climbing)
     verdicts = train(tmp_path, epochs=6, batch_size=32, target_accuracy="0.5")
     assert [v.holds for v in verdicts] == [False, False, False]
 
 
 def test_lockstep_bound_is_the_stated_one(tmp_path, monkeypatch):
-    right = train_digits.mlp.loss_and_gradient
+    right = digit_models.mlp.loss_and_gradient
 
     def slightly_wrong(params, x, y, **rules):
         loss, gradient = right(params, x, y, **rules)
         return loss, jax.tree.map(lambda g: 1.00005 * g, gradient)
 
-    monkeypatch.setattr(train_digits.mlp, "loss_and_gradient", slightly_wrong)
+    monkeypatch.setattr(digit_models.mlp, "loss_and_gradient", slightly_wrong)
     assert not train(tmp_path)[0].holds
 
 
@@ -350,6 +368,10 @@ BAD_FLAGS = {
     "optimizer": ("luck", "value should be one of <sgd"),
     "gradients": ("none", "value should be one of <hand"),
     "seed": (str(2**32), "larger than|integer in the range"),
+    "model": ("svm", "value should be one of <mlp"),
+    "heads": ("0", "not a positive integer"),
+    "tokens": ("words", "value should be one of <rows|pixels>"),
+    "attention": ("sparse", "value should be one of <dense|blockwise>"),
     "target_accuracy": ("1.5", r"in the range \[0.0, 1.0\]"),
     "checkpoint_every": ("-1", "not a non-negative integer"),
 }
@@ -376,6 +398,12 @@ def test_bad_initializers(text):
         ({"data_set": "mnist"}, "'mnist' is not in the box"),
         ({"data_set": "mnist", "data_dir": "nowhere"}, "nowhere is not a folder"),
         ({"resume": "true", "overwrite": "true"}, "expected one of them"),
+        ({"model": "cnn", "hidden_sizes": ""}, "expected the channels of at least one stage of the cnn"),
+        ({"model": "cnn", "hidden_sizes": "2,2,2,2,2"}, "has 5 stages, which halve [8, 8] pixels to none"),
+        ({"model": "rnn", "hidden_sizes": ""}, "expected the units of at least one layer of the rnn"),
+        ({"model": "transformer", "hidden_sizes": "8,4"}, "--hidden_sizes=8,4 with --heads=4; expected one width"),
+        ({"model": "transformer", "hidden_sizes": "6"}, "a multiple of the heads"),
+        ({"model": "cnn", "activation": "maxout"}, "--activation=maxout is for --model=mlp"),
         ({"data_dir": "here"}, "'digits' is in the box; expected no data_dir"),
     ],
 )

@@ -99,7 +99,7 @@ def batch_norm_fwd(
     return y.astype(x.dtype), BatchNormResiduals(x, scale, mean, rstd)
 
 
-def batch_norm_bwd(residuals: BatchNormResiduals, dy: Array, *, eps: float = 1e-5) -> tuple[Array, Array, Array]:
+def batch_norm_bwd(residuals: BatchNormResiduals, dy: Array) -> tuple[Array, Array, Array]:
     """dx = scale · rstd · (dy − (doffset + x̂ · dscale) / n), dscale = Σ_B dy · x̂, doffset = Σ_B dy.
 
     B runs over all leading axes and n is how many examples they hold; `eps` is in rstd.
@@ -248,7 +248,7 @@ def layer_norm_fwd(
     return y.astype(x.dtype), LayerNormResiduals(x, scale, mean, rstd)
 
 
-def layer_norm_bwd(residuals: LayerNormResiduals, dy: Array, *, eps: float = 1e-5) -> tuple[Array, Array, Array]:
+def layer_norm_bwd(residuals: LayerNormResiduals, dy: Array) -> tuple[Array, Array, Array]:
     """dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)) with g = scale · dy, dscale = Σ_B dy · x̂, doffset = Σ_B dy.
 
     The means run over the features, B over all leading axes; `eps` is in rstd.
@@ -299,7 +299,7 @@ def rms_norm_fwd(x: ArrayLike, scale: ArrayLike, *, eps: float = 1e-5) -> tuple[
     return (wide * rstd * _per_feature(scale, x)).astype(x.dtype), RmsNormResiduals(x, scale, rstd)
 
 
-def rms_norm_bwd(residuals: RmsNormResiduals, dy: Array, *, eps: float = 1e-5) -> tuple[Array, Array]:
+def rms_norm_bwd(residuals: RmsNormResiduals, dy: Array) -> tuple[Array, Array]:
     """dx = rstd · (g − x̂ · mean(g · x̂)) with g = scale · dy, dscale = Σ_B dy · x̂.
 
     The mean runs over the features, B over all leading axes; `eps` is in rstd.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import TOLERANCE, autodiff, cotangent_like, hand, relative_error
+from oracles import TOLERANCE, hand, relative_error
 
 from fundamentals.base import Rule, bind
 from fundamentals.layers import conv2d, conv2d_bwd, conv2d_fwd
@@ -34,7 +34,7 @@ CASES = {
 }
 
 
-def loops(x, w, b, dy, stride, padding):
+def loops(x, w, b, rng, stride, padding):
     """The definition, one kernel entry and one output pixel at a time, and what each product passes back."""
     (height, width), (rows, columns) = x.shape[1:3], w.shape[:2]
     down, across = stride if isinstance(stride, tuple) else (stride, stride)
@@ -45,53 +45,46 @@ def loops(x, w, b, dy, stride, padding):
     )
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     outputs = (padded.shape[1] - rows) // down + 1, (padded.shape[2] - columns) // across + 1
-    y, dpadded, dw = np.zeros((len(x), *outputs, len(b))) + b, np.zeros(padded.shape), np.zeros(w.shape)
+    y, dy = np.zeros((len(x), *outputs, len(b))) + b, rng.normal(size=(len(x), *outputs, len(b)))
+    dpadded, dw = np.zeros(padded.shape), np.zeros(w.shape)
     for i, j, u, v in itertools.product(*map(range, (*outputs, rows, columns))):
         pixel = np.s_[:, down * i + u, across * j + v]
         y[:, i, j] += padded[pixel] @ w[u, v]
-        if dy is not None:
-            dpadded[pixel] += dy[:, i, j] @ w[u, v].T
-            dw[u, v] += padded[pixel].T @ dy[:, i, j]
-    dx = dpadded[:, top : top + height, left : left + width]
-    return y, (dx, dw, None if dy is None else dy.sum((0, 1, 2)))
+        dpadded[pixel] += dy[:, i, j] @ w[u, v].T
+        dw[u, v] += padded[pixel].T @ dy[:, i, j]
+    return y, dy, (dpadded[:, top : top + height, left : left + width], dw, dy.sum((0, 1, 2)))
 
 
 def example(image, kernel):
     rng = np.random.RandomState(0)
-    x, w = rng.normal(size=(2, *image, 3)), rng.normal(size=(*kernel, 3, 4))
-    return x, w, rng.normal(size=4)
+    return rng.normal(size=(2, *image, 3)), rng.normal(size=(*kernel, 3, 4)), rng.normal(size=4)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.usefixtures("x64")
-def test_value_and_cotangents_are_those_of_the_definition(name, dtype):
-    # In both dtypes, which XLA compiles in different ways: one of them reads padding < 0 wrongly (JAX 0.10).
+def test_value_and_cotangents_are_those_of_the_definition(name):
+    # In float32, for which XLA compiles padding < 0 wrongly (JAX 0.10); the catalogue's rows are tried in float64, too.
     image, kernel, stride, padding = CASES[name]
-    args = tuple(jnp.asarray(a, dtype) for a in example(image, kernel))
+    args = example(image, kernel)
+    y, dy, cotangents = loops(*args, np.random.RandomState(1), stride, padding)
     rule = bind(CONV2D, stride=stride, padding=padding)
-    exact = [np.asarray(a, np.float64) for a in args]
-    y, residuals = rule.fwd(*args)
-    expected, _ = loops(*exact, None, stride, padding)
-    assert relative_error(y, expected) <= TOLERANCE[dtype]
-    dy = cotangent_like(y)
-    _, expected = loops(*exact, np.asarray(dy, np.float64), stride, padding)
-    assert relative_error(rule.bwd(residuals, dy), expected) <= TOLERANCE[dtype]
+    found = jax.jit(lambda args, dy: (rule.primal(*args), hand(rule, args, dy)))(single(args), single(dy))
+    assert relative_error(found, (y, cotangents)) <= TOLERANCE["float32"]
 
 
-@pytest.mark.usefixtures("x64")
+def single(tree):
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+
+
 def test_inputs_in_no_window_get_zero():
     rule = bind(CONV2D, stride=(2, 3), padding="VALID")
-    x, w, b = map(jnp.asarray, example((8, 7), (3, 2)))
-    (dx, _, _) = hand(rule, (x, w, b), jnp.ones((2, 3, 2, 4)))
-    unused = np.asarray(dx == 0).all(axis=(0, 3))
+    (dx, _, _) = rule.bwd(single(example((8, 7), (3, 2))[:2]), jnp.ones((2, 3, 2, 4)))
     expected = np.zeros((8, 7), bool)
     expected[7] = expected[:, [2, 5, 6]] = True
-    np.testing.assert_array_equal(unused, expected)
+    np.testing.assert_array_equal((np.asarray(dx) == 0).all(axis=(0, 3)), expected)
 
 
 def test_same_is_what_xla_calls_same():
-    for n, k, s in itertools.product(range(1, 9), range(1, 6), range(1, 5)):
+    for n, k, s in itertools.product(range(1, 9, 2), range(1, 6), range(1, 5)):
         x, w = jax.ShapeDtypeStruct((1, n, 9, 1), "float32"), jax.ShapeDtypeStruct((k, 2, 1, 1), "float32")
         jaxpr = jax.make_jaxpr(lambda x, w, s=s: conv2d(x, w, jnp.zeros(1), stride=(s, 2)))(x, w)
         (convolution,) = convolutions(jaxpr)
@@ -100,7 +93,7 @@ def test_same_is_what_xla_calls_same():
 
 
 def test_each_pass_is_convolutions():
-    x, w, b = (jnp.asarray(a, jnp.float32) for a in example((7, 5), (3, 2)))
+    x, w, b = single(example((7, 5), (3, 2)))
     y, residuals = conv2d_fwd(x, w, b)
     assert len(convolutions(jax.make_jaxpr(conv2d)(x, w, b))) == 1
     assert len(convolutions(jax.make_jaxpr(conv2d_bwd)(residuals, y))) == 2
@@ -110,30 +103,29 @@ def convolutions(jaxpr):
     return [equation for equation in jaxpr.eqns if equation.primitive.name == "conv_general_dilated"]
 
 
-@pytest.mark.parametrize("sizes", [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
-def test_no_examples_or_no_channels(sizes):
-    batch, inputs, outputs = sizes
+@pytest.mark.parametrize(("batch", "inputs", "outputs"), [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
+def test_no_examples_or_no_channels(batch, inputs, outputs):
     args = jnp.ones((batch, 5, 4, inputs)), jnp.ones((3, 2, inputs, outputs)), jnp.full(outputs, 0.5)
-    y = conv2d(*args, stride=2)
-    np.testing.assert_array_equal(y, jnp.zeros((batch, 3, 2, outputs)) + conv2d(*args, stride=2))
-    rule = bind(CONV2D, stride=2)
-    assert relative_error(hand(rule, args, y), autodiff(rule, args, y)) == 0
+    rule, dy = bind(CONV2D, stride=2), jnp.ones((batch, 3, 2, outputs))
+    y, found = jax.jit(lambda args, dy: (rule.primal(*args), hand(rule, args, dy)))(args, dy)
+    assert y.shape == dy.shape
     if inputs == 0:
-        assert np.all(y == 0.5)
+        np.testing.assert_array_equal(y, np.full(y.shape, 0.5))
+    zeros = jax.tree.map(np.zeros_like, args)
+    assert relative_error(found, (*zeros[:2], np.full(outputs, batch * 6.0))) == 0
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_sums_in_float32(dtype):
     # 4096 ones: in half precision a running sum stops at 2048 (float16) or 256 (bfloat16).
-    x, w, b = jnp.ones((1, 64, 64, 64), dtype), jnp.ones((8, 8, 64, 1), dtype), jnp.zeros(1, dtype)
-    rule = bind(CONV2D, stride=8)
-    y, residuals = rule.fwd(x, w, b)
-    assert (y.dtype, y[0, 0, 0, 0]) == (dtype, 4096)
-    dx, dw, db = bind(CONV2D, padding="VALID").bwd((x[..., :1], w[:1, :1, :1]), jnp.ones((1, 64, 64, 1), dtype))
-    assert (dx.dtype, dw.dtype, db.dtype) == (dtype, dtype, dtype)
-    assert (dx[0, 0, 0, 0], dw[0, 0, 0, 0], db[0]) == (1, 4096, 4096)
-    wide = jnp.ones((1, 1, 1, 4096), dtype), jnp.ones((1, 1, 1, 4096), dtype)
-    assert conv2d_bwd((wide[0][..., :1], wide[1]), wide[0])[0][0, 0, 0, 0] == 4096
+    def ones(*shape):
+        return jnp.ones(shape, dtype)
+
+    y = conv2d(ones(1, 8, 8, 64), ones(8, 8, 64, 1), jnp.zeros(1, dtype), padding="VALID")  # sums 8 · 8 · 64
+    dx, _, _ = conv2d_bwd((ones(1, 1, 1, 1), ones(1, 1, 1, 4096)), ones(1, 1, 1, 4096))  # sums O
+    _, dw, db = conv2d_bwd((ones(1, 64, 64, 1), ones(1, 1, 1, 1)), ones(1, 64, 64, 1))  # sum B · H · W
+    for found in (y, dx, dw, db):
+        assert (found.dtype, found.ravel()[0]) == (dtype, 4096)
 
 
 def test_half_precision_adds_the_bias_before_rounding():
@@ -143,24 +135,25 @@ def test_half_precision_adds_the_bias_before_rounding():
 
 
 def test_integers_of_numpy_and_lists_are_options_too():
-    x, w, b = (jnp.asarray(a, jnp.float32) for a in example((7, 5), (3, 2)))
+    x, w, b = single(example((7, 5), (3, 2)))
     y = conv2d(x, w, b, stride=[np.int64(2), 3], padding=[[1, np.int32(0)], (2, 1)])
     np.testing.assert_array_equal(y, conv2d(x, w, b, stride=(2, 3), padding=((1, 0), (2, 1))))
 
 
 def test_agrees_with_torch():
     torch = pytest.importorskip("torch")
-    x, w, b = (a.astype(np.float32) for a in example((9, 8), (3, 2)))
-    theirs = [torch.tensor(a, requires_grad=True) for a in (x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1), b)]
-    expected = torch.nn.functional.conv2d(*theirs, stride=(2, 3), padding=(1, 2))
-    rule = bind(CONV2D, stride=(2, 3), padding=((1, 1), (2, 2)))
-    y = rule.primal(x, w, b)
-    assert relative_error(y, expected.detach().numpy().transpose(0, 2, 3, 1)) <= TOLERANCE["float32"]
-    dy = cotangent_like(y)
-    expected.backward(torch.tensor(np.asarray(dy).transpose(0, 3, 1, 2)))
+    x, w, b = args = single(example((9, 8), (3, 2)))
+    theirs = [
+        torch.tensor(np.asarray(a), requires_grad=True) for a in (jnp.moveaxis(x, 3, 1), w.transpose(3, 2, 0, 1), b)
+    ]
+    y = torch.nn.functional.conv2d(*theirs, stride=(2, 3), padding=(1, 2))
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    y.backward(dy)
     dx, dw, db = (a.grad.numpy() for a in theirs)
-    found = hand(rule, (x, w, b), dy)
-    assert relative_error(found, (dx.transpose(0, 2, 3, 1), dw.transpose(2, 3, 1, 0), db)) <= TOLERANCE["float32"]
+    rule = bind(CONV2D, stride=(2, 3), padding=((1, 1), (2, 2)))
+    y, dy, dx = (np.moveaxis(np.asarray(a.detach() if isinstance(a, torch.Tensor) else a), 1, 3) for a in (y, dy, dx))
+    found = rule.primal(*args), hand(rule, args, jnp.asarray(dy))
+    assert relative_error(found, (y, (dx, dw.transpose(2, 3, 1, 0), db))) <= TOLERANCE["float32"]
 
 
 X, W, B = jnp.zeros((2, 4, 5, 3)), jnp.zeros((3, 2, 3, 6)), jnp.zeros(6)
@@ -208,7 +201,7 @@ PADDING = "'SAME', 'VALID' or ((top, bottom), (left, right)), integers ≥ 0"
         ((X, W, B), {"padding": ((1, 1),)}, ValueError, f"padding is ((1, 1),); expected {PADDING}"),
         ((X, W, B), {"padding": ((1, 1), (0,))}, ValueError, f"padding is ((1, 1), (0,)); expected {PADDING}"),
         ((X, W, B), {"padding": ((1, 1), (0, -1))}, ValueError, f"padding is ((1, 1), (0, -1)); expected {PADDING}"),
-        ((X, W, B), {"padding": ((1, 1), (0, 0.5))}, TypeError, f"padding is ((1, 1), (0, 0.5)) (tuple); expected {PADDING}"),
+        ((X, W, B), {"padding": ((1, 1), 0.5)}, TypeError, f"padding is ((1, 1), 0.5) (tuple); expected {PADDING}"),
     ],
 )  # fmt: skip
 def test_messages(args, options, error, message):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import TOLERANCE, autodiff, cotangent_like, hand, relative_error
+from oracles import TOLERANCE, autodiff, hand, relative_error
 
 from fundamentals.base import Rule, bind
 from fundamentals.layers import (
@@ -37,11 +37,12 @@ CASES = {
 }
 
 
-def loops(x, dy, window, stride, average):
+def loops(x, rng, window, stride, average):
     """Value and cotangent, window by window; `np.argmax` takes the first maximum in row-major order."""
     (rows, columns), (down, across) = ((o, o) if isinstance(o, int) else o for o in (window, stride))
     outputs = (x.shape[1] - rows) // down + 1, (x.shape[2] - columns) // across + 1
     y, dx = np.zeros((x.shape[0], *outputs, x.shape[3])), np.zeros(x.shape)
+    dy = rng.normal(size=y.shape)
     for b, i, j, c in itertools.product(*map(range, y.shape)):
         at = np.s_[b, down * i : down * i + rows, across * j : across * j + columns, c]
         if average:
@@ -50,105 +51,97 @@ def loops(x, dy, window, stride, average):
         else:
             y[b, i, j, c] = np.max(x[at])
             dx[at][np.unravel_index(np.argmax(x[at]), (rows, columns))] += dy[b, i, j, c]
-    return y, dx
+    return y, dy, dx
 
 
-def cotangent(rule, x):
-    return cotangent_like(jax.eval_shape(rule.primal, x))
+def by_hand_and_by_autodiff(rule):
+    return jax.jit(lambda x, dy: (rule.primal(x), hand(rule, (x,), dy)[0], autodiff(rule, (x,), dy)[0]))
 
 
-@pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("x64")
-def test_max_routes_to_the_first_largest_entry(name, ties):
+def test_max_routes_to_the_first_largest_entry(name):
     image, window, stride = CASES[name]
+    function = by_hand_and_by_autodiff(bind(MAX, window=window, stride=stride))
     rng = np.random.RandomState(0)
     shape = (2, *image, 3)
-    x = jnp.asarray(rng.randint(0, 3, size=shape).astype(float) if ties else rng.normal(size=shape))
-    rule = bind(MAX, window=window, stride=stride)
-    dy = cotangent(rule, x)
-    y, dx = loops(np.asarray(x), np.asarray(dy), window, stride, average=False)
-    np.testing.assert_array_equal(rule.primal(x), y)
-    assert relative_error(hand(rule, (x,), dy), (dx,)) <= TOLERANCE["float64"]
-    assert relative_error(autodiff(rule, (x,), dy), (dx,)) <= TOLERANCE["float64"]
+    for x in (rng.normal(size=shape), rng.randint(0, 3, size=shape).astype(float)):  # the latter full of ties
+        y, dy, dx = loops(x, rng, window, stride, average=False)
+        assert relative_error(function(x, dy), (y, dx, dx)) <= TOLERANCE["float64"]
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("x64")
 def test_average_gives_equal_shares(name):
     image, window, stride = CASES[name]
-    x = jnp.asarray(np.random.RandomState(0).normal(size=(2, *image, 3)))
-    rule = bind(AVERAGE, window=window, stride=stride)
-    dy = cotangent(rule, x)
-    y, dx = loops(np.asarray(x), np.asarray(dy), window, stride, average=True)
-    assert relative_error(rule.primal(x), y) <= TOLERANCE["float64"]
-    assert relative_error(hand(rule, (x,), dy), (dx,)) <= TOLERANCE["float64"]
+    rng = np.random.RandomState(0)
+    x = rng.normal(size=(2, *image, 3))
+    y, dy, dx = loops(x, rng, window, stride, average=True)
+    function = by_hand_and_by_autodiff(bind(AVERAGE, window=window, stride=stride))
+    assert relative_error(function(x, dy), (y, dx, dx)) <= TOLERANCE["float64"]
 
 
-def one_window(values):
-    return jnp.array(values, jnp.float32).reshape(1, 2, 2, 1)
+WINNERS = [
+    ([5, 5, 5, 5], 0),
+    ([1, 5, 5, 1], 1),
+    ([1, 1, 5, 5], 2),
+    ([0.0, -0.0, 0.0, -0.0], 0),
+    ([-0.0, 0.0, 0.0, -0.0], 0),
+    ([-np.inf, -np.inf, -np.inf, -np.inf], 0),
+    ([-np.inf, -np.inf, -6e4, -np.inf], 2),
+    ([1, np.inf, 2, np.inf], 1),
+    ([-1e4, -2e4, -1e4, -3e4], 0),
+]
 
 
-@pytest.mark.parametrize(
-    ("values", "winner"),
-    [
-        ([5, 5, 5, 5], 0),
-        ([1, 5, 5, 1], 1),
-        ([1, 1, 5, 5], 2),
-        ([0.0, -0.0, 0.0, -0.0], 0),
-        ([-0.0, 0.0, 0.0, -0.0], 0),
-        ([-np.inf, -np.inf, -np.inf, -np.inf], 0),
-        ([-np.inf, -np.inf, -1e38, -np.inf], 2),
-        ([1, np.inf, 2, np.inf], 1),
-        ([-1e4, -2e4, -1e4, -3e4], 0),
-    ],
-)
-def test_the_first_of_equal_entries_wins(values, winner):
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16])
+def test_the_first_of_equal_entries_wins(dtype):
     # By hand, by autodiff of the primal, and by XLA's own pooling.
-    x, dy = one_window(values), jnp.full((1, 1, 1, 1), 3.0)
+    values, winners = zip(*WINNERS, strict=True)
+    x = jnp.array(values, jnp.float32).astype(dtype).reshape(-1, 2, 2, 1)
+    dy = jnp.arange(1, 1 + len(x), dtype=dtype)
+    y, *found = by_hand_and_by_autodiff(MAX)(x, dy.reshape(-1, 1, 1, 1))
     xla = Rule(
         lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"), None, None
     )
-    assert max_pool2d(x)[0, 0, 0, 0] == max(values)
-    expected = np.zeros(4)
-    expected[winner] = 3
-    for (dx,) in (hand(MAX, (x,), dy), autodiff(MAX, (x,), dy), autodiff(xla, (x,), dy)):
-        np.testing.assert_array_equal(dx.ravel(), expected)
+    found += autodiff(xla, (x,), dy.reshape(-1, 1, 1, 1))
+    np.testing.assert_array_equal(y.ravel(), np.max(x, axis=(1, 2, 3)))
+    for dx in found:
+        np.testing.assert_array_equal(dx.reshape(-1, 4), dy[:, None] * jax.nn.one_hot(winners, 4, dtype=dtype))
 
 
-@pytest.mark.parametrize("position", range(4))
-def test_nan_wins(position):
-    x = one_window([np.nan if p == position else p for p in range(4)])
-    dy = jnp.full((1, 1, 1, 1), 3.0)
-    assert np.isnan(max_pool2d(x)).all()
+def test_nan_wins():
+    x = jnp.where(jnp.eye(4, dtype=bool), jnp.nan, jnp.arange(4.0)[:, None]).reshape(4, 2, 2, 1)
+    y, *found = by_hand_and_by_autodiff(MAX)(x, jnp.full((4, 1, 1, 1), 3.0))
+    assert np.isnan(y).all()
     assert np.isnan(average_pool2d(x)).all()
-    for (dx,) in (hand(MAX, (x,), dy), autodiff(MAX, (x,), dy)):
-        np.testing.assert_array_equal(dx.ravel(), 3.0 * (np.arange(4) == position))
+    for dx in found:
+        np.testing.assert_array_equal(dx.reshape(4, 4), 3 * np.eye(4))
 
 
-@pytest.mark.parametrize("pool", [max_pool2d, average_pool2d])
-def test_forward_mode(pool):
-    x = jnp.asarray(np.random.RandomState(0).normal(size=(1, 4, 4, 1)), jnp.float32)
-    jacobian = jax.jacrev(pool)(x)
-    np.testing.assert_allclose(jax.jacfwd(pool)(x), jacobian, atol=1e-7)
+@pytest.mark.parametrize("rule", [MAX, AVERAGE])
+def test_forward_mode(rule):
+    rng = np.random.RandomState(0)
+    x, dx, dy = (jnp.asarray(rng.normal(size=(1, n, n, 1)), jnp.float32) for n in (4, 4, 2))
+    _, tangent = jax.jvp(jax.jit(rule.primal), (x,), (dx,))
+    np.testing.assert_allclose(jnp.vdot(dy, tangent), jnp.vdot(hand(rule, (x,), dy)[0], dx), rtol=1e-5)
 
 
 def test_half_precision_adds_where_windows_overlap():
-    # In bfloat16 256 + 1 rounds to 256, and so does any running sum of these; in float32 it is 258 = 1.0000001₂ · 2⁸.
+    # In bfloat16 256 + 1 rounds to 256, and so does any running sum of these; in float32 it is 258.
     dy = jnp.array([1, 256, 1], jnp.bfloat16).reshape(1, 3, 1, 1)
     x = jnp.array([0, 0, 1, 0, 0], jnp.bfloat16).reshape(1, 5, 1, 1)
-    down, across = {"window": (3, 1), "stride": 1}, {"window": (1, 3), "stride": 1}
-    for options, turn in ((down, lambda a: a), (across, lambda a: a.swapaxes(1, 2))):
-        (dx,) = hand(bind(MAX, **options), (turn(x),), turn(dy))
-        np.testing.assert_array_equal(dx.ravel(), [0, 0, 258, 0, 0])
-        (dx,) = hand(bind(AVERAGE, **options), (turn(x),), turn(3 * dy))
-        assert (dx.dtype, dx.ravel()[2]) == (jnp.bfloat16, 258)
+    for window, turn in (((3, 1), lambda a: a), ((1, 3), lambda a: a.swapaxes(1, 2))):
+        for rule, cotangent in ((MAX, dy), (AVERAGE, 3 * dy)):
+            function = by_hand_and_by_autodiff(bind(rule, window=window, stride=1))
+            _, dx, _ = function(turn(x), turn(cotangent))
+            assert (dx.dtype, dx.ravel()[2]) == (jnp.bfloat16, 258)
 
 
 def test_half_precision_means_are_sums_in_float32():
     x = jnp.array([256, 1, 1, 2], jnp.bfloat16)
     for shape in ((1, 4, 1, 1), (1, 1, 4, 1), (1, 2, 2, 1)):
-        y = average_pool2d(x.reshape(shape), window=shape[1:3])
+        y = jax.jit(bind(AVERAGE, window=shape[1:3]).primal)(x.reshape(shape))
         assert (y.dtype, y[0, 0, 0, 0]) == (jnp.bfloat16, 65)
 
 
@@ -175,14 +168,13 @@ def test_agrees_with_torch():
     options = {"window": (3, 2), "stride": (2, 1)}
     pools = {"max_pool2d": MAX, "avg_pool2d": AVERAGE}
     for name, rule in pools.items():
-        theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+        theirs = torch.tensor(np.moveaxis(x, 3, 1), requires_grad=True)
         expected = getattr(torch.nn.functional, name)(theirs, (3, 2), (2, 1))
-        y = bind(rule, **options).primal(x)
-        np.testing.assert_allclose(y, expected.detach().numpy().transpose(0, 2, 3, 1), rtol=1e-6)
-        dy = cotangent_like(y)
-        expected.backward(torch.tensor(np.asarray(dy).transpose(0, 3, 1, 2)))
-        (dx,) = hand(bind(rule, **options), (jnp.asarray(x),), dy)
-        assert relative_error(dx, theirs.grad.numpy().transpose(0, 2, 3, 1)) <= TOLERANCE["float32"]
+        dy = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+        expected.backward(dy)
+        y, dx, _ = by_hand_and_by_autodiff(bind(rule, **options))(x, np.moveaxis(dy.numpy(), 1, 3))
+        np.testing.assert_allclose(y, np.moveaxis(expected.detach().numpy(), 1, 3), rtol=1e-6)
+        assert relative_error(dx, np.moveaxis(theirs.grad.numpy(), 1, 3)) <= TOLERANCE["float32"]
 
 
 X = jnp.zeros((2, 4, 5, 3))

@@ -181,15 +181,19 @@ def _growth(
     guides: dict[str, float],
 ) -> None:
     predicted = {0: "constant", 1: f"∝ {letter}", 2: f"∝ {letter}²"}
-    for form in dict.fromkeys(form for form, _, _ in values):
+    lines: list[Any] = []
+    texts = []
+    for order, form in enumerate(dict.fromkeys(form for form, _, _ in values)):
         x, y = np.array([(size, value) for own, size, value in values if own == form], float).T
-        axes.plot(x, y, color=FORMS[form], marker="o", markersize=4, label=form)
+        width = 1 if order else 2  # so that the first shows from under another
+        axes.plot(x, y, color=FORMS[form], marker="o", markersize=4 * width, linewidth=1.5 * width, label=form)
         if form in guides:
             ends = np.array([sizes[0], sizes[-1]])
-            line = y[-1] * (ends / x[-1]) ** guides[form]
-            axes.plot(ends, line, color=FORMS[form], linewidth=0.8, linestyle="--", zorder=1)
-            place: dict[str, Any] = {"xytext": (8, -6), "textcoords": "offset points", "va": "top"}
-            axes.annotate(predicted[int(guides[form])], (ends[0], line[0]), color=FORMS[form], fontsize=9, **place)
+            style: dict[str, Any] = {"color": FORMS[form], "linewidth": 0.9, "linestyle": "--"}
+            lines += axes.plot(ends, y[-1] * (ends / x[-1]) ** guides[form], zorder=1, **style)
+            texts.append(predicted[int(guides[form])])
+    if lines:
+        axes.legend(lines, texts, title="predicted", loc="upper left", frameon=False, alignment="left")
     axes.set(xscale="log", yscale="log", xlabel=letter)
     axes.margins(y=0.1)
     axes.xaxis.set_major_locator(FixedLocator(sizes))
@@ -220,11 +224,11 @@ def output_distributions(
       f: the map from t to x.
       noise: largest difference of f(t) and x.
       grid: x [G] and t [T].
-      answers: by head, [G]: "squared error", "mixture" and "E[t | x]".
+      answers: by head, [G]: "squared error", "mixture" and "E(t | x)".
       density: [T, G], the mixture's.
       components: weights and means of the mixture, each [G, K].
       history: one record each few steps: "step", and the negative log-likelihood by head.
-      limits: that of E[t | x] and of the true density.
+      limits: that of E(t | x) and of the true density.
       slopes: logits, and the gradients there of cross-entropy and squared error, where the target is 1.
     """
     figure = Figure(figsize=(12, 7.2), layout="constrained")
@@ -237,7 +241,7 @@ def output_distributions(
     fit.set_title("Squared error: one answer for each x")
     fit.plot(*data, ".", color="0.75", markersize=3, markeredgewidth=0, label="held out")
     fit.plot(x, answers["squared error"], color=HAND, linewidth=2, label="learned")
-    fit.plot(x, answers["E[t | x]"], "--", color="black", linewidth=1, label="E[t | x]")
+    fit.plot(x, answers["E(t | x)"], "--", color="black", linewidth=1, label="E(t | x)")
     fit.legend(frameon=False, loc="upper left", markerscale=3)
 
     mixture.set_title("Mixture: p(t | x), means of its components")
@@ -259,9 +263,9 @@ def output_distributions(
     likelihood.set_title("−log likelihood, held out")
     for name, colour in (("squared error", HAND), ("one Gaussian", SMALL), ("mixture", LARGE)):
         likelihood.plot([r["step"] for r in history], [r[name] for r in history], color=colour, label=name)
-    for value, name in zip(limits, ("E[t | x]", "the true density"), strict=True):
+    for value, name in zip(limits, ("E(t | x)", "the true density"), strict=True):
         likelihood.axhline(value, color="black", linewidth=0.8, linestyle="--")
-        likelihood.annotate(name, (history[-1]["step"], value), ha="right", va="bottom", fontsize=8)
+        likelihood.annotate(name, (history[-1]["step"], value), ha="right", va="top", fontsize=8)
     likelihood.set(xlabel="step", ylim=(limits[1] - 0.15, limits[0] + 0.6))
 
     slope.set_title("|gradient| where the target is 1")

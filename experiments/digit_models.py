@@ -119,11 +119,10 @@ def build(
         )
         options |= {"heads": heads, "attention": ATTENTIONS[attention]}
         module = transformer
-    apply = transformer.transformer_classifier if module is transformer else module.apply
     return Model(
         read,
         functools.partial(init, initializer=initializer, dtype=dtype),
-        functools.partial(apply, **options),
+        functools.partial(module.apply, **options),
         functools.partial(module.loss, **options, loss_rule=loss_rule),
         functools.partial(module.loss_and_gradient, **options, loss_rule=loss_rule),
     )

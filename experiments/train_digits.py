@@ -401,8 +401,9 @@ def _report(
         )  # fmt: skip
     if settings["target_accuracy"] and not interrupted:
         accuracy, target = min(accuracy for _, accuracy, _ in tests.values()), settings["target_accuracy"]
+        predicted = f"≥ {100 * target:g}%"
         verdicts.append(
-            common.Verdict("it reads the test digits", f"{accuracy:.2%}", f"≥ {100 * target:g}%", accuracy >= target, "B10")
+            common.Verdict("it reads the test digits", f"{accuracy:.2%}", predicted, accuracy >= target, "B10")
         )
     if verdicts:
         common.print_verdicts(verdicts)

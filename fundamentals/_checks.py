@@ -56,7 +56,7 @@ def arrays(function: str, **specs: tuple[ArrayLike, str] | tuple[ArrayLike, str,
         given = _match(letters, x.shape)
         if given is None or any(sizes.get(letter, (size,))[0] != size for letter, size in given.items()):
             known = [letter for letter in letters if letter in sizes]
-            sources = ", ".join(f"{letter} = {_show(sizes[letter][0])}" for letter in known)
+            sources = ", ".join(f"{letter} = {_show(sizes[letter][0])}" for letter in dict.fromkeys(known))
             origin = " and ".join(
                 dict.fromkeys(f"{(s := sizes[letter][1])} {_show(result[s].shape)}" for letter in known)
             )
@@ -112,6 +112,13 @@ def key(function: str, name: str, value: Any) -> None:
         raise TypeError(f"{function}: {name} {found}; expected a typed PRNG key, from jax.random.key")
     if value.ndim != 0:
         raise ValueError(f"{function}: {name} has shape {_show(value.shape)}; expected one key")
+
+
+def boolean(function: str, **values: Any) -> None:
+    """Switches are True or False, not something that counts as such."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{function}: {name} is {_describe(value)}; expected True or False")
 
 
 def is_zero(value: Any) -> bool:

@@ -58,6 +58,7 @@ __all__ = [
     "accumulation_dtype",
     "bind",
     "hand_derived",
+    "product_dtype",
     "vary_together",
 ]
 
@@ -156,11 +157,22 @@ def vary_together(tree: Tree) -> Tree:
     axes = [_varying_axes(leaf) for leaf in leaves]
     union = frozenset[str]().union(*axes)
     varying = [
-        jax.lax.pcast(leaf, tuple(union - own), to="varying") if union - own else leaf
+        jax.lax.pcast(leaf, tuple(union - own), to="varying")
+        if union - own and isinstance(leaf, jax.Array | np.ndarray)
+        else leaf
         for leaf, own in zip(leaves, axes, strict=True)
     ]
     result: Tree = jax.tree.unflatten(structure, varying)
     return result
+
+
+def product_dtype(dtype: DTypeLike) -> Any:
+    """The dtype in which cotangents of `dtype` numbers meet other operands in a matrix product: float32 for float16.
+
+    Inside of a rule they may leave float16's range, 6e-8 to 65504, and come back: 1/B of a large batch, or a difference
+    that a small operand multiplies. bfloat16 has the range of float32.
+    """
+    return jnp.dtype(jnp.float32 if jnp.dtype(dtype) == jnp.float16 else dtype)
 
 
 def _varying_axes(x: Any) -> frozenset[str]:

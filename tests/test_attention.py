@@ -152,6 +152,52 @@ def test_half_precision_accumulates_in_float32(rule):
     assert abs(float(rule.primal(q, k, v)[0, 0, 0, 0]) - exact) < 2e-3
 
 
+@BOTH
+def test_scores_beyond_float16(rule):
+    # q·k = 90000 is no float16; with this scale the scores are 0.9 and 0.
+    q, k = jnp.full((1, 1, 1, 1), 300, jnp.float16), jnp.asarray([300.0, 0.0], jnp.float16).reshape(1, 2, 1, 1)
+    v = jnp.asarray([1.0, 0.0], jnp.float16).reshape(1, 2, 1, 1)
+    np.testing.assert_allclose(rule.primal(q, k, v, scale=1e-5)[0, 0, 0, 0], 1 / (1 + np.exp(-0.9)), rtol=2e-3)
+
+
+@BOTH
+def test_cotangents_of_scores_beyond_float16(rule):
+    # dp = Σ_h dy v_jh = ±64 · 1e4, and half of it is ds: neither is a float16, but times a small k it is again.
+    q, k = jnp.zeros((1, 1, 1, 64), jnp.float16), jnp.zeros((1, 2, 1, 64), jnp.float16).at[0, 0].set(1e-3)
+    v = jnp.asarray([[1e4], [-1e4]], jnp.float16)[None, :, None] * jnp.ones((1, 1, 1, 64), jnp.float16)
+    dq, dk, dv = hand(rule, (q, k, v), jnp.ones_like(q))
+    np.testing.assert_allclose(np.asarray(dq, float), 64e4 / 2 * 1e-3 / 8, rtol=2e-3)
+    np.testing.assert_array_equal(dk, 0)
+    np.testing.assert_array_equal(dv, 0.5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_cotangents_of_large_values_in_bfloat16():
+    # The values' mean of 32 cancels in ds, if Σ dy y is taken of outputs that are not rounded.
+    rng = np.random.RandomState(0)
+    q, k, v, dy = (jnp.asarray(rng.normal(size=(1, 64, 1, 32)), jnp.bfloat16) for _ in range(4))
+    args = q, k, (v.astype(jnp.float32) + 32).astype(jnp.bfloat16)
+    exact = autodiff(DENSE, tuple(a.astype(jnp.float64) for a in args), dy.astype(jnp.float64))
+    for rule in (DENSE, bind(BLOCKWISE, block_size=16)):
+        assert_close(hand(rule, args, dy)[0], exact[0], 0.05, "dq")
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "uint32", "int64"])
+@pytest.mark.usefixtures("x64")
+def test_lengths_of_any_integer_dtype(rule, dtype):
+    q, k, v = operands(6, 7)
+    lengths = jnp.array([2, 250], dtype)  # more than there are is all
+    expected = by_loop(q, k, v, np.arange(7) < np.array([2, 7])[:, None, None, None])
+    np.testing.assert_allclose(rule.primal(q, k, v, key_value_seq_lengths=lengths), expected, rtol=1e-12)
+
+
+def test_no_examples():
+    for rule in (DENSE, BLOCKWISE):
+        q, k, v = operands(3, 4, b=0)
+        assert rule.primal(q, k, v, causal=True, key_value_seq_lengths=np.zeros(0, int)).shape == (0, 3, 2, 3)
+
+
 def test_blockwise_keeps_no_array_of_all_scores():
     # Every array of the program, residuals included, is smaller than one head's [T, S].
     q, k, v = operands(256, 256, n=1, k=1, h=2, b=1, dtype=np.float32)
@@ -203,7 +249,7 @@ BAD = {
     "q has N = 4 heads; expected a multiple of K = 3 from k": lambda f: f(X, K3, K3),
     "k has S = 0; expected S ≥ 1": lambda f: f(X, K2[:, :0], K2[:, :0]),
     "q has T = 0; expected T ≥ 1": lambda f: f(X[:, :0], K2, K2),
-    "mask has shape [5, 6]; expected [B, N, T, S] = [2, 4, 5, 6], or 1s": lambda f: f(X, K2, K2, mask=RANDOM[0, 0, :5, :6]),
+    "mask has shape [5, 7]; expected [B, N, T, S] = [2, 4, 5, 6], or 1s": lambda f: f(X, K2, K2, mask=RANDOM[0, 0, :5]),
     "mask has shape [2, 2, 5, 6]; expected [B, N, T, S]": lambda f: f(X, K2, K2, mask=np.ones((2, 2, 5, 6), bool)),
     "mask has dtype float32; expected bool": lambda f: f(X, K2, K2, mask=jnp.ones((2, 4, 5, 6))),
     "query_seq_lengths has shape [3, 1]; expected [B, N] = [2, 4], or 1s": (
@@ -212,6 +258,8 @@ BAD = {
     "key_value_seq_lengths has dtype float32; expected an integer dtype": (
         lambda f: f(X, K2, K2, key_value_seq_lengths=jnp.ones(2))
     ),
+    "scale has shape [6]; expected a number": lambda f: f(X, K2, K2, scale=jnp.ones(6)),
+    "causal is 'no' (str); expected True or False": lambda f: f(X, K2, K2, causal="no"),
     "v has dtype bfloat16; expected float32 as in k": lambda f: f(X, K2, K2.astype(jnp.bfloat16)),
 }  # fmt: skip
 

@@ -253,3 +253,11 @@ def test_wrong_dtypes():
     message = r"^mixture_density_nll: log_scales has dtype float16; expected float32 as in means$"
     with pytest.raises(TypeError, match=message):
         losses.mixture_density_nll(X, X[..., None], X[..., None].astype(jnp.float16), X[:, :1])
+
+
+def test_differences_beyond_float16():
+    # μ − t = −80000 is no float16; in units of the scale e¹⁰ it is −3.6.
+    args = tuple(jnp.full((1, 1), value, jnp.float16) for value in (-4e4, 10.0, 4e4))
+    z = 8e4 * np.exp(-10.0)
+    found = [float(d[0, 0]) for d in hand(GAUSSIAN, args, jnp.ones(1, jnp.float16))]
+    np.testing.assert_allclose(found, [-z * np.exp(-10.0), 1 - z * z, z * np.exp(-10.0)], rtol=2e-3)

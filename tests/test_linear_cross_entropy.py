@@ -105,6 +105,23 @@ def test_half_precision_accumulates_in_float32():
     np.testing.assert_allclose(dw, [[-2049.5, 2049.5]], rtol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_cotangents_of_a_mean_do_not_vanish(dtype):
+    # dy p = 1/4096/4096 is no float16, but the sum of 4096 of them is.
+    x, w = jnp.ones((4096, 1), dtype), jnp.zeros((1, 4096), dtype)
+    _, dw, _ = hand(bind(RULE, chunk_size=2048), (x, w, jnp.zeros(4096, int)), jnp.full(4096, 1 / 4096, dtype))
+    np.testing.assert_allclose(np.asarray(dw[0, 1:], float), 1 / 4096, rtol=1e-2)
+
+
+@pytest.mark.parametrize("chunk_size", [64, 1000, 4096])
+def test_smoothing_of_large_logits(chunk_size):
+    # 2¹² logits around 8192: their sum has no digits left for what they differ by.
+    w = 8192.0 + jnp.arange(4096.0)[None] % 5
+    found = linear_cross_entropy(jnp.ones((1, 1)), w, jnp.array([3]), chunk_size=chunk_size, label_smoothing=0.5)
+    expected = by_numpy(np.ones((1, 1)), np.asarray(w, np.float64), np.array([3]), 0.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_no_array_holds_all_logits():
     x, w, labels = operands(b=64, d=2, v=512, dtype=np.float32)
     rule = bind(RULE, chunk_size=32)
@@ -131,6 +148,11 @@ def test_labels_out_of_range():
         f = jax.jit(lambda labels, chunk_size=chunk_size: linear_cross_entropy(x, w, labels, chunk_size=chunk_size))
         np.testing.assert_array_equal(np.isnan(f(labels)), [False, True, False, False, False])
         np.testing.assert_array_equal(np.isnan(f(labels - 12)), [True] * 5)
+    # The cotangent is that of an example without a right class, dy p.
+    dx = jax.jit(lambda *args: hand(bind(RULE, chunk_size=1), args, jnp.ones(1))[0])
+    found = dx(jnp.ones((1, 1)), jnp.array([[1.0, 3.0]]), jnp.array([11]))
+    p = 1 / (1 + np.exp(-2.0))
+    np.testing.assert_allclose(found, [[(1 - p) + 3 * p]], rtol=1e-6)
 
 
 X, W, LABELS = jnp.ones((5, 3)), jnp.ones((3, 7)), jnp.zeros(5, jnp.int32)

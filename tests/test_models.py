@@ -164,8 +164,16 @@ def test_language_model_never_holds_the_logits():
     program = jax.make_jaxpr(
         lambda params: language_model.loss_and_gradient(params, tokens, tokens, heads=2, chunk_size=64)
     )(params)
-    assert "float32[2,8,4096]" not in str(program)
+    assert "f32[2,8,4096]" not in str(program)
     assert "f32[2,8,64]" in str(program)
+
+
+def test_ignored_targets_of_small_dtypes_do_not_wrap_around():
+    params = language_model.init(jax.random.key(0), vocabulary=200, length=4, width=4, layers=1)
+    targets = np.array([[156, 3, 156, 5]])  # 156 is −100 modulo 256
+    loss = jax.jit(functools.partial(language_model.loss, heads=2, ignored_label=-100))
+    narrow, wide = (loss(params, targets % 4, targets.astype(dtype)) for dtype in (np.uint8, np.int32))
+    assert narrow == wide
 
 
 def test_long_sequences_need_positions_and_unused_positions_get_nothing():
@@ -190,7 +198,7 @@ def test_initial_values():
     assert len({leaf.tobytes() for leaf in leaves}) == len(leaves)
 
 
-X, PARAMS = jnp.ones((2, 5, 3)), {}
+X = jnp.ones((2, 5, 3))
 ENCODER = transformer.init_encoder(jax.random.key(0), width=4, layers=1)
 CLASSIFIER = transformer.init(jax.random.key(0), inputs=3, length=4, width=4, layers=1, outputs=2)
 LANGUAGE_MODEL = language_model.init(jax.random.key(0), vocabulary=7, length=4, width=4, layers=1)

@@ -129,9 +129,7 @@ MESSAGES = {
     "rnn: w_x has shape [3, 3]; expected [D, H] with D = 7, H = 3 from x [2, 5, 7] and h0 [2, 3]": lambda: rnn(
         **A | {"w_x": A["w_h"]}
     ),
-    "rnn: w_h has shape [3, 7]; expected [H, H] with H = 3, H = 3 from h0 [2, 3]": lambda: rnn(
-        **A | {"w_h": A["w_x"].T}
-    ),
+    "rnn: w_h has shape [3, 7]; expected [H, H] with H = 3 from h0 [2, 3]": lambda: rnn(**A | {"w_h": A["w_x"].T}),
     "rnn: b has shape [7]; expected [H] with H = 3 from h0 [2, 3]": lambda: rnn(**A | {"b": jnp.ones(7)}),
 }
 TYPE_MESSAGES = {

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from fundamentals.base import Array, ArrayLike, Numeric, accumulation_dtype
+from fundamentals.base import Array, ArrayLike, Numeric, accumulation_dtype, product_dtype
 from fundamentals.layers.attention_scores import by_group, finite, operands, pattern, scale_of, scores
 
 
@@ -50,15 +50,16 @@ def attention(
 ) -> Array:
     """softmax(scale · q kᵀ) v, for every example and head.
 
-    Layout and options are those of `jax.nn.dot_product_attention`. A query attends to a key where `causal`, `mask` and
-    the lengths all allow it; a query that may attend to nothing gets zeros.
+    The layout, the mask, the lengths and the scale are those of `jax.nn.dot_product_attention`; `causal` is `is_causal`
+    there. A query attends to a key where `causal`, `mask` and the lengths all allow it; a query that may attend to
+    nothing gets zeros. What is masked must still be finite.
 
     Args:
       q: queries [B, T, N, H].
       k: keys [B, S, K, H], N a multiple of K: each head of keys and values serves N / K heads of queries.
       v: values [B, S, K, H].
       causal: query t attends to keys 0 … t only.
-      mask: bool, broadcastable to [B, N, T, S]: True where the query may attend to the key.
+      mask: bool [B, N, T, S], each axis of it whole or 1: True where the query may attend to the key.
       query_seq_lengths: integers [B], or broadcastable to [B, N]: how many of the T queries count; the rest get zeros.
       key_value_seq_lengths: likewise, how many of the S keys.
       scale: of the scores; None for H^−½.
@@ -89,9 +90,10 @@ def attention_fwd(
 
     And not the mask, since p is 0 where it forbids, and so is ds.
     """
-    q, k, v = operands("attention", q, k, v)
+    q, k, v = operands("attention", q, k, v, scale)
     may_attend = pattern("attention", q, k, causal, mask, query_seq_lengths, key_value_seq_lengths)
-    s = scores(by_group(q, k), k, scale, may_attend(jnp.arange(q.shape[1]), jnp.arange(k.shape[1])))  # (1)
+    positions = jnp.arange(q.shape[1], dtype=jnp.int32), jnp.arange(k.shape[1], dtype=jnp.int32)
+    s = scores(by_group(q, k), k, scale, may_attend(*positions))  # (1)
     e = jnp.exp(s - finite(jnp.max(s, axis=-1, keepdims=True)))
     total = jnp.sum(e, axis=-1, keepdims=True)
     p = (e / jnp.where(total == 0, 1, total)).astype(q.dtype)  # (2)
@@ -113,8 +115,9 @@ def attention_bwd(
     dv = product("bkgts,bkgth->bskh", p, dy)  # (4)
     dp = product("bkgth,bskh->bkgts", dy, v)  # (5)
     p = p.astype(wide)
-    ds = (p * (dp + -jnp.sum(p * dp, axis=-1, keepdims=True))).astype(q.dtype)  # (6)
+    narrow = product_dtype(q.dtype)
+    ds = (p * (dp + -jnp.sum(p * dp, axis=-1, keepdims=True))).astype(narrow)  # (6)
     scale = scale_of(scale, q)
-    dq = scale * product("bkgts,bskh->btkgh", ds, k)  # (7)
-    dk = scale * product("bkgts,bkgth->bskh", ds, by_group(q, k))
+    dq = scale * product("bkgts,bskh->btkgh", ds, k.astype(narrow))  # (7)
+    dk = scale * product("bkgts,bkgth->bskh", ds, by_group(q, k).astype(narrow))
     return dq.reshape(q.shape).astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)

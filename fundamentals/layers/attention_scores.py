@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fundamentals import _checks
-from fundamentals.base import Array, ArrayLike, Numeric, accumulation_dtype, vary_together
+from fundamentals.base import Array, ArrayLike, Numeric, accumulation_dtype
 
 
 class Pattern(NamedTuple):
@@ -22,7 +22,7 @@ class Pattern(NamedTuple):
     key_lengths: Array | None
 
     def __call__(
-        self, queries: Array, keys: Array, new_keys: Array | None = None, new_queries: Array | None = None
+        self, queries: Array, keys: Array, new_queries: Array | None = None, new_keys: Array | None = None
     ) -> Array | None:
         """For consecutive positions [t], [s], of which those that are not new do not count: bool [B, K, G, t, s]."""
         row, column = queries.reshape(1, 1, 1, -1, 1), keys.reshape(1, 1, 1, 1, -1)
@@ -39,10 +39,10 @@ class Pattern(NamedTuple):
             conditions.append(row < self.query_lengths)
         if self.key_lengths is not None:
             conditions.append(column < self.key_lengths)
-        if new_keys is not None:
-            conditions.append(new_keys.reshape(column.shape))
         if new_queries is not None:
             conditions.append(new_queries.reshape(row.shape))
+        if new_keys is not None:
+            conditions.append(new_keys.reshape(column.shape))
         return functools.reduce(jnp.logical_and, conditions) if conditions else None
 
     def reaches(self, queries: Array, keys: Array) -> Array | None:
@@ -51,9 +51,9 @@ class Pattern(NamedTuple):
         if self.causal:
             conditions.append(queries[-1] >= keys[0])
         if self.query_lengths is not None:
-            conditions.append(queries[0] < jnp.max(self.query_lengths))
+            conditions.append(queries[0] < jnp.max(self.query_lengths, initial=0))
         if self.key_lengths is not None:
-            conditions.append(keys[0] < jnp.max(self.key_lengths))
+            conditions.append(keys[0] < jnp.max(self.key_lengths, initial=0))
         return functools.reduce(jnp.logical_and, conditions) if conditions else None
 
 
@@ -73,32 +73,37 @@ def pattern(
         split = (1, 1) if x.shape[1] == 1 else (groups, heads // groups)
         return x.reshape(x.shape[0], *split, *x.shape[2:])
 
-    def lengths(name: str, value: ArrayLike | None) -> Array | None:
+    def lengths(name: str, value: ArrayLike | None, longest: int) -> Array | None:
         if value is None:
             return None
         given = _checks.array(function, name, value, "integer")
+        given = given.astype(jnp.int32) if given.dtype.itemsize < 4 else jnp.clip(given, 0, longest).astype(jnp.int32)
         given = given[:, None] if given.ndim == 1 else given
         _checks.broadcastable(function, name, given, "B N", (batch, heads))
         return grouped(given)[..., None, None]
 
+    _checks.boolean(function, causal=causal)
     if mask is not None:
         mask = _checks.array(function, "mask", mask, "boolean")
         _checks.broadcastable(function, "mask", mask, "B N T S", (batch, heads, queries, keys))
         mask = grouped(mask)
-    query_lengths = lengths("query_seq_lengths", query_lengths)
-    key_lengths = lengths("key_value_seq_lengths", key_lengths)
+    query_lengths = lengths("query_seq_lengths", query_lengths, queries)
+    key_lengths = lengths("key_value_seq_lengths", key_lengths, keys)
     return Pattern(causal, mask, query_lengths, key_lengths)
 
 
-def operands(function: str, q: ArrayLike, k: ArrayLike, v: ArrayLike) -> tuple[Array, Array, Array]:
+def operands(
+    function: str, q: ArrayLike, k: ArrayLike, v: ArrayLike, scale: Numeric | None
+) -> tuple[Array, Array, Array]:
     """The operands, checked."""
+    _checks.scalar(function, "scale", 0 if scale is None else scale)
     arrays = _checks.arrays(function, q=(q, "B T N H"), k=(k, "B S K H"), v=(v, "B S K H"))
     (_, queries, heads, size), (_, keys, groups, _) = arrays[0].shape, arrays[1].shape
     for name, count, letter in (("q", queries, "T"), ("q", size, "H"), ("k", keys, "S"), ("k", groups, "K")):
         _checks.not_empty(function, name, count, letter)
     if heads % groups:
         raise ValueError(f"{function}: q has N = {heads} heads; expected a multiple of K = {groups} from k")
-    q, k, v = vary_together(arrays)
+    q, k, v = arrays
     return q, k, v
 
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from fundamentals import _checks
 from fundamentals._blocks import Blocks
-from fundamentals.base import Array, ArrayLike, Numeric, accumulation_dtype
+from fundamentals.base import Array, ArrayLike, Numeric, accumulation_dtype, product_dtype, vary_together
 from fundamentals.layers.attention_scores import (
     Pattern,
     by_group,
@@ -44,7 +44,7 @@ class BlockwiseAttentionResiduals(NamedTuple):
     q: Array  # [B, T, N, H]
     k: Array  # [B, S, K, H]
     v: Array  # [B, S, K, H]
-    y: Array  # [B, T, N, H]
+    y: Array  # [B, T, N, H], in the accumulation dtype: rounded, (9) would be a sum of its errors
     log_sum_exp: (
         Array  # [B, K, G, T], of each query's scores, in the accumulation dtype; +∞ where it attends to nothing
     )
@@ -65,7 +65,8 @@ def blockwise_attention(
     """`attention`, tile by tile: the same function of the same arguments in memory proportional to T + S, not T · S.
 
     What needs little memory is `hand_derived` of this rule; `jax.grad` of this function itself is right, too, but keeps
-    every tile that it meets. Tiles that `causal` and the lengths leave empty are skipped.
+    every tile that it meets. Tiles that `causal` and the lengths leave empty are skipped. Call it under `jit`: eagerly,
+    its loops are compiled at each call.
 
     Args:
       q, k, v, causal, mask, query_seq_lengths, key_value_seq_lengths, scale: as for `attention`.
@@ -106,8 +107,9 @@ def blockwise_attention_fwd(
 
     Not the probabilities: with these, the backward pass recomputes any tile of them by one matrix product and one exp.
     """
-    q, k, v = operands("blockwise_attention", q, k, v)
+    q, k, v = operands("blockwise_attention", q, k, v, scale)
     may_attend = pattern("blockwise_attention", q, k, causal, mask, query_seq_lengths, key_value_seq_lengths)
+    q, k, v, may_attend = vary_together((q, k, v, may_attend))
     rows, columns = _tiling(q, k, block_size)
     wide = accumulation_dtype(q.dtype)
     product = functools.partial(jnp.einsum, preferred_element_type=wide)
@@ -117,7 +119,7 @@ def blockwise_attention_fwd(
 
         def one_tile(state: tuple[Array, Array, Array], j: Array) -> tuple[Array, Array, Array]:
             m, z, a = state
-            allowed = may_attend(rows.indices(i), columns.indices(j), columns.is_new(j))
+            allowed = may_attend(rows.indices(i), columns.indices(j), new_keys=columns.is_new(j))
             s = scores(q_i, columns.block(k, j, axis=1), scale, allowed)  # (1)
             largest = jax.lax.stop_gradient(jnp.maximum(m, jnp.max(s, axis=-1)))
             e = jnp.exp(s - finite(largest)[..., None])  # (10)
@@ -129,15 +131,15 @@ def blockwise_attention_fwd(
         z = a[..., 0]
         m, z, a = _over_tiles(one_tile, (z - jnp.inf, z, a), i, rows, columns, may_attend)
         nothing = z == 0
-        y_i = (a / jnp.where(nothing, 1, z)[..., None]).astype(q.dtype)
+        y_i = a / jnp.where(nothing, 1, z)[..., None]
         l_i = jnp.where(nothing, jnp.inf, m + jnp.log(jnp.where(nothing, 1, z)))  # (8)
         y, log_sum_exp = done
         return (rows.write(y, by_head(y_i), i, axis=1), rows.write(log_sum_exp, l_i, i, axis=3)), None
 
     groups = (k.shape[0], k.shape[2], q.shape[2] // k.shape[2], q.shape[1])
-    empty = jnp.zeros_like(q), jnp.zeros_like(q, shape=groups, dtype=wide)
+    empty = jnp.zeros_like(q, dtype=wide), jnp.zeros_like(q, shape=groups, dtype=wide)
     (y, log_sum_exp), _ = jax.lax.scan(one_row, empty, rows.order())
-    return y, BlockwiseAttentionResiduals(q, k, v, y, log_sum_exp)
+    return y.astype(q.dtype), BlockwiseAttentionResiduals(q, k, v, y, log_sum_exp)
 
 
 def blockwise_attention_bwd(
@@ -156,8 +158,12 @@ def blockwise_attention_bwd(
     Derivation: equations (4) to (7) are sums over keys (dq) and over queries (dk, dv), so each tile can give its part
     alone, once it knows its probabilities, e^(s − l) by (8), and d_t, which (9) takes from y.
     """
+    may_attend = pattern(
+        "blockwise_attention", residuals.q, residuals.k, causal, mask, query_seq_lengths, key_value_seq_lengths
+    )
+    residuals, dy, may_attend = vary_together((residuals, dy, may_attend))
     q, k, v, y, log_sum_exp = residuals
-    may_attend = pattern("blockwise_attention", q, k, causal, mask, query_seq_lengths, key_value_seq_lengths)
+    narrow = product_dtype(q.dtype)
     rows, columns = _tiling(q, k, block_size)
     wide = accumulation_dtype(q.dtype)
     product = functools.partial(jnp.einsum, preferred_element_type=wide)
@@ -165,18 +171,18 @@ def blockwise_attention_bwd(
     def one_row(cotangents: tuple[Array, Array, Array], i: Array) -> tuple[tuple[Array, Array, Array], None]:
         q_i, dy_i, y_i = (by_group(rows.block(x, i, axis=1), k) for x in (q, dy, y))
         l_i = rows.block(log_sum_exp, i, axis=3)
-        d_i = jnp.sum(dy_i.astype(wide) * y_i.astype(wide), axis=-1)  # (9)
+        d_i = jnp.sum(dy_i.astype(wide) * y_i, axis=-1)  # (9)
 
         def one_tile(state: tuple[Array, Array, Array], j: Array) -> tuple[Array, Array, Array]:
             dq_i, dk, dv = state
             k_j, v_j = columns.block(k, j, axis=1), columns.block(v, j, axis=1)
-            allowed = may_attend(rows.indices(i), columns.indices(j), columns.is_new(j), rows.is_new(i))
+            allowed = may_attend(rows.indices(i), columns.indices(j), rows.is_new(i), columns.is_new(j))
             p = jnp.exp(scores(q_i, k_j, scale, allowed) - l_i[..., None])
             dv_j = product("bkgth,bkgts->bskh", dy_i, p.astype(dy.dtype))  # (4)
             dp = product("bkgth,bskh->bkgts", dy_i, v_j)  # (5)
-            ds = (p * (dp - d_i[..., None])).astype(q.dtype)  # (6)
-            dq_i = dq_i + product("bkgts,bskh->bkgth", ds, k_j)  # (7)
-            dk_j = product("bkgth,bkgts->bskh", q_i, ds)
+            ds = (p * (dp - d_i[..., None])).astype(narrow)  # (6)
+            dq_i = dq_i + product("bkgts,bskh->bkgth", ds, k_j.astype(narrow))  # (7)
+            dk_j = product("bkgth,bkgts->bskh", q_i.astype(narrow), ds)
             return dq_i, columns.add(dk, dk_j, j, axis=1), columns.add(dv, dv_j, j, axis=1)
 
         dq, dk, dv = cotangents

@@ -62,7 +62,10 @@ def rnn(x: ArrayLike, h0: ArrayLike, w_x: ArrayLike, w_h: ArrayLike, b: ArrayLik
 
 
 def rnn_fwd(x: ArrayLike, h0: ArrayLike, w_x: ArrayLike, w_h: ArrayLike, b: ArrayLike) -> tuple[Array, RnnResiduals]:
-    """Keeps the arguments but the bias, and the states, which are the output. Not z: tanh′ is a polynomial in h."""
+    """Keeps the arguments but the bias, and the states, which are the output. Not z: tanh′ is a polynomial in h.
+
+    In half precision that polynomial is 0 where the state is so near to ±1 that it was rounded to it.
+    """
     x, h0, w_x, w_h, b = _checks.arrays(
         "rnn", x=(x, "B T D"), h0=(h0, "B H"), w_x=(w_x, "D H"), w_h=(w_h, "H H"), b=(b, "H")
     )

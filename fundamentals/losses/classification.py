@@ -88,7 +88,8 @@ def softmax_cross_entropy(
 
     Raises:
       ValueError: a label is out of range. Under `jit`, where labels have no value to look at, the loss of
-        that example is NaN instead. Or label_smoothing is out of range.
+        that example is NaN instead, and its cotangent dy p, as if no class were right. Or label_smoothing is out of
+        range.
       TypeError: ignored_label is not an integer.
     """
     return softmax_cross_entropy_fwd(logits, labels, label_smoothing=label_smoothing, ignored_label=ignored_label)[0]

@@ -8,8 +8,8 @@ With logits z_v = Σ_d x_d w_dv, targets q = (1 − ε) one-hot(label) + ε/V an
          dw_dv = Σ_b x_bd dz_bv                over all examples b
 
 A chunk of classes at a time, (1) needs the maximum m of the logits so far, Σ e^(z − m), rescaled when m grows, and what
-it finds of Σ q z. One number per example, l = log Σ_v e^(z_v), then gives the probabilities of any chunk, e^(z − l).
-The backward pass takes its logits again, adds the chunk's share to dx, and writes its columns of dw, once.
+it finds of Σ q (m − z). One number per example, l = log Σ_v e^(z_v), then gives the probabilities of any chunk,
+e^(z − l). The backward pass takes its logits again, adds the chunk's share to dx, and writes its columns of dw, once.
 
 That is 4 matrix products where 3 do with all logits kept. Computing dx and dw in the forward pass would save one, but
 would have to know dy there: it is right for a mean, and wrong for weights per example.
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from fundamentals import _checks
 from fundamentals._blocks import Blocks
-from fundamentals.base import Array, ArrayLike, Numeric, accumulation_dtype, vary_together
+from fundamentals.base import Array, ArrayLike, Numeric, accumulation_dtype, product_dtype, vary_together
 from fundamentals.losses.classification import class_indices
 
 
@@ -48,7 +48,8 @@ def linear_cross_entropy(
     """−log softmax(x w)[label]: `softmax_cross_entropy(x @ w, labels)` in memory that does not grow with V.
 
     What needs little memory is `hand_derived` of this rule; `jax.grad` of this function itself is right, too, but keeps
-    every chunk.
+    every chunk. Call it under `jit`: eagerly, its loops are compiled at each call. Inputs may be sharded over their
+    leading axes; where w is sharded over V, each chunk of it is gathered.
 
     Args:
       x: inputs of the last layer [..., D].
@@ -63,7 +64,7 @@ def linear_cross_entropy(
 
     Raises:
       ValueError: the shapes do not fit, or a label is out of range. Under `jit`, where labels have no value to look at,
-        the loss of that example is NaN instead.
+        the loss of that example is NaN instead, and its cotangent that of an example with no right class, dy p.
       TypeError: the dtypes are not floating or not the same, chunk_size or ignored_label is not an integer.
     """
     options = {"chunk_size": chunk_size, "label_smoothing": label_smoothing, "ignored_label": ignored_label}
@@ -97,28 +98,30 @@ def linear_cross_entropy_fwd(
     chunks = Blocks(classes, chunk_size)
 
     def one_chunk(state: tuple[Array, Array, Array, Array], i: Array) -> tuple[tuple[Array, Array, Array, Array], None]:
-        m, total, labelled, sum_z = state
+        m, total, labelled, spread = state
         z = jnp.matmul(x, chunks.block(w, i, axis=1), preferred_element_type=wide)
         inside, position = _position(labels, chunks, i)
         found = jnp.take_along_axis(z, position[..., None], axis=-1)[..., 0]
         new = chunks.is_new(i)
+        counted = z if new is None else jnp.where(_over_classes(new, z), z, -jnp.inf)
+        largest = jax.lax.stop_gradient(jnp.maximum(m, jnp.max(counted, axis=-1)))
+        total = jnp.exp(m - largest) * total + jnp.sum(jnp.exp(counted - largest[..., None]), axis=-1)
         if not _checks.is_zero(label_smoothing):
-            counted = z if new is None else jnp.where(_over_classes(new, z), z, 0)
-            sum_z = sum_z + jnp.sum(counted, axis=-1)
-        if new is not None:
-            z = jnp.where(_over_classes(new, z), z, -jnp.inf)
-        largest = jax.lax.stop_gradient(jnp.maximum(m, jnp.max(z, axis=-1)))
-        total = jnp.exp(m - largest) * total + jnp.sum(jnp.exp(z - largest[..., None]), axis=-1)
-        return (largest, total, jnp.where(inside, found, labelled), sum_z), None
+            below = largest[..., None] - z
+            below = below if new is None else jnp.where(_over_classes(new, z), below, 0)
+            before = jnp.where(i == 0, 0, (i * chunks.size).astype(wide) * (largest - m))
+            spread = spread + before + jnp.sum(below, axis=-1)
+        return (largest, total, jnp.where(inside, found, labelled), spread), None
 
     zero = jnp.zeros_like(x, shape=labels.shape, dtype=wide)
-    # A label in no chunk, being out of range, leaves its logit NaN.
+    # For the smoothing Σ_v (m − z_v), not Σ_v z_v: no difference of large sums. A label in no chunk, being out of
+    # range, leaves its logit NaN.
     state = (zero - jnp.inf, zero, zero + jnp.nan, zero)
-    (m, total, labelled, sum_z), _ = jax.lax.scan(one_chunk, state, chunks.order())
+    (m, total, labelled, spread), _ = jax.lax.scan(one_chunk, state, chunks.order())
     below = m - labelled  # first, as both may be large
     if not _checks.is_zero(label_smoothing):
         epsilon = jnp.asarray(label_smoothing, wide)
-        below = (1 - epsilon) * below + epsilon * (m - sum_z / classes)
+        below = (1 - epsilon) * below + epsilon * (spread / classes)
     log_total = jnp.log(total)
     y = log_total + below  # (1)
     if ignored is not None:
@@ -139,8 +142,8 @@ def linear_cross_entropy_bwd(
     Derivation: equations (2) and (3) of the module. dx is a sum over classes and dw has a column for each, so a chunk
     gives its part alone once p is known there, e^(z − l).
     """
-    x, w, labels, log_sum_exp = residuals
-    wide, classes = log_sum_exp.dtype, w.shape[1]
+    (x, w, labels, log_sum_exp), dy = vary_together((residuals, dy))
+    wide, narrow, classes = log_sum_exp.dtype, product_dtype(x.dtype), w.shape[1]
     chunks = Blocks(classes, chunk_size)
     leading = tuple(range(labels.ndim))
     g = dy.astype(wide)
@@ -149,7 +152,7 @@ def linear_cross_entropy_bwd(
     epsilon = jnp.asarray(label_smoothing, wide)
     at_label, everywhere = (1 - epsilon) * g, epsilon / classes * g
     # Transposed once, or every chunk's product would do it again.
-    x_transposed = jax.lax.optimization_barrier(jnp.moveaxis(x, -1, 0))
+    x_transposed = jax.lax.optimization_barrier(jnp.moveaxis(x, -1, 0).astype(narrow))
 
     def one_chunk(cotangents: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         dx, dw = cotangents
@@ -162,13 +165,13 @@ def linear_cross_entropy_bwd(
         is_label = inside[..., None] & (
             position[..., None] == _over_classes(jnp.arange(chunks.size, dtype=jnp.int32), z)
         )
-        dz = jnp.where(is_label, dz - at_label[..., None], dz).astype(x.dtype)
+        dz = jnp.where(is_label, dz - at_label[..., None], dz).astype(narrow)
         dw_i = jnp.tensordot(
             x_transposed, dz, (tuple(a + 1 for a in leading), leading), preferred_element_type=wide
         )  # (3)
         new = chunks.is_new(i)
         w_new = w_i if new is None else jnp.where(new[None], w_i, 0)
-        dx = dx + jnp.matmul(dz, w_new.T, preferred_element_type=wide)
+        dx = dx + jnp.matmul(dz, w_new.T.astype(narrow), preferred_element_type=wide)
         return (dx, chunks.write(dw, dw_i.astype(w.dtype), i, axis=1)), None
 
     zeros = jnp.zeros_like(x, dtype=wide), jnp.zeros_like(w)

@@ -79,7 +79,7 @@ def squared_error_bwd(residuals: SquaredErrorResiduals, dy: Array) -> tuple[Arra
 class GaussianNllResiduals(NamedTuple):
     """What `gaussian_nll_bwd` needs."""
 
-    difference: Array  # [..., D], targets − means
+    difference: Array  # [..., D], targets − means, in the accumulation dtype, as half precision might overflow
     inverse_scales: Array  # [..., D], e^−log_scales, in the accumulation dtype
 
 
@@ -115,7 +115,7 @@ def gaussian_nll_fwd(means: ArrayLike, log_scales: ArrayLike, targets: ArrayLike
     inverse_scales = _inverse_scales(log_scales, difference)
     z = difference * inverse_scales
     y = jnp.sum(log_scales.astype(accumulate) + 0.5 * (z * z), axis=-1) + means.shape[-1] * _HALF_LOG_2_PI
-    return y.astype(means.dtype), GaussianNllResiduals(difference.astype(means.dtype), inverse_scales)
+    return y.astype(means.dtype), GaussianNllResiduals(difference, inverse_scales)
 
 
 def gaussian_nll_bwd(residuals: GaussianNllResiduals, dy: Array) -> tuple[Array, Array, Array]:
@@ -127,7 +127,7 @@ def gaussian_nll_bwd(residuals: GaussianNllResiduals, dy: Array) -> tuple[Array,
       ∂y/∂t_d = −∂y/∂μ_d          since only t − μ enters
     """
     difference, inverse_scales = residuals
-    z = difference.astype(inverse_scales.dtype) * inverse_scales
+    z = difference * inverse_scales
     g = dy.astype(z.dtype)[..., None]
     dtargets = (g * z * inverse_scales).astype(dy.dtype)
     return -dtargets, (g * (1 - z * z)).astype(dy.dtype), dtargets
@@ -136,7 +136,7 @@ def gaussian_nll_bwd(residuals: GaussianNllResiduals, dy: Array) -> tuple[Array,
 class MixtureDensityNllResiduals(NamedTuple):
     """What `mixture_density_nll_bwd` needs."""
 
-    difference: Array  # [..., K, D], targets − means
+    difference: Array  # [..., K, D], targets − means, in the accumulation dtype
     inverse_scales: Array  # [..., K, D], e^−log_scales, in the accumulation dtype
     weights: Array  # [..., K], softmax(logits), in the accumulation dtype
     responsibilities: Array  # [..., K], posteriors of the components, in the accumulation dtype
@@ -195,7 +195,6 @@ def mixture_density_nll_fwd(
     y = -(jnp.log(total) + largest)[..., 0]  # (5)
     responsibilities = exponentials / jnp.where(total == 0, 1, total)  # (6)
     weights = jnp.exp(log_weights)
-    difference = difference.astype(means.dtype)
     return y.astype(means.dtype), MixtureDensityNllResiduals(difference, inverse_scales, weights, responsibilities)
 
 
@@ -209,7 +208,7 @@ def mixture_density_nll_bwd(residuals: MixtureDensityNllResiduals, dy: Array) ->
     Derivation: equations (1) to (11) at the top of this module.
     """
     difference, inverse_scales, weights, responsibilities = residuals
-    z = difference.astype(inverse_scales.dtype) * inverse_scales  # (1)
+    z = difference * inverse_scales  # (1)
     g = dy.astype(z.dtype)[..., None]
     dlogits = g * (weights - responsibilities)  # (8)
     g_component = (g * responsibilities)[..., None]

@@ -116,7 +116,9 @@ def transformer_language_model_bwd(
     accumulate = accumulation_dtype(y.dtype)
     dy = jnp.matmul(dlogits, w.T, preferred_element_type=accumulate).astype(y.dtype)
     dw = jnp.einsum("btm,btv->mv", y, dlogits, preferred_element_type=accumulate).astype(w.dtype)
-    return _decode_bwd(residuals[:3], dy, dw, heads, attention, activation), None
+    return _decode_bwd(
+        (residuals.table, residuals.no_positions, residuals.encoder), dy, dw, heads, attention, activation
+    ), None
 
 
 apply = transformer_language_model
@@ -144,11 +146,13 @@ def loss(
 
     Returns:
       [], the sum of all losses over the number of targets that are not ignored; 0 if there is none.
+
+    (`loss_and_gradient` never holds the logits; `jax.grad` of this keeps every chunk of them.)
     """
     y, _ = _decode_fwd(params, tokens, heads, attention, activation)
     rule = bind(LINEAR_CROSS_ENTROPY, chunk_size=chunk_size, ignored_label=ignored_label)
-    losses_ = rule.primal(y, params.w, targets)
-    return jnp.sum(losses_ * _weights(targets, ignored_label, losses_))
+    losses_, residuals = rule.fwd(y, params.w, targets)
+    return _weighted_sum(losses_, _weights(residuals))
 
 
 def loss_and_gradient(
@@ -169,24 +173,27 @@ def loss_and_gradient(
     y, residuals = _decode_fwd(params, tokens, heads, attention, activation)
     rule = bind(LINEAR_CROSS_ENTROPY, chunk_size=chunk_size, ignored_label=ignored_label)
     losses_, loss_residuals = rule.fwd(y, params.w, targets)
-    weights = _weights(targets, ignored_label, losses_)
+    weights = _weights(loss_residuals)
     dy, dw, _ = rule.bwd(loss_residuals, weights)
-    return jnp.sum(losses_ * weights), _decode_bwd(residuals, dy, dw, heads, attention, activation)
+    return _weighted_sum(losses_, weights), _decode_bwd(residuals, dy, dw, heads, attention, activation)
 
 
-def _weights(targets: ArrayLike, ignored_label: int | None, losses_: Array) -> Array:
-    """1 over the number of targets that count, 0 for the others."""
-    counted = jnp.ones_like(losses_, dtype=accumulation_dtype(losses_.dtype))
-    if ignored_label is not None:
-        counted = jnp.where(jnp.asarray(targets) == ignored_label, 0, counted)
-    return (counted / jnp.maximum(1, jnp.sum(counted))).astype(losses_.dtype)
+def _weights(residuals: losses.LinearCrossEntropyResiduals) -> Array:
+    """1 over the number of targets that count, 0 for the ignored ones, in the accumulation dtype."""
+    ignored = residuals.labels > residuals.w.shape[1]
+    counted = jnp.where(ignored, 0, jnp.ones_like(residuals.log_sum_exp))
+    return counted / jnp.maximum(1, jnp.sum(counted))
+
+
+def _weighted_sum(losses_: Array, weights: Array) -> Array:
+    return jnp.sum(losses_.astype(weights.dtype) * weights).astype(losses_.dtype)
 
 
 def _decode_fwd(
     params: Params, tokens: ArrayLike, heads: int, attention: Rule, activation: Rule
 ) -> tuple[Array, tuple[EmbeddingResiduals, Array, EncoderResiduals]]:
     """The language model without its last product."""
-    (tokens,) = _checks.arrays("transformer_language_model", tokens=(tokens, "B T", "integer"))
+    _checks.arrays("transformer_language_model", tokens=(tokens, "B T", "integer"))
     z, table = embedding_fwd(params.table, tokens)
     z = z + first_positions("transformer_language_model", params.positions, z)
     causal = bind(attention, causal=True)

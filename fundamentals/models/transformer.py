@@ -259,6 +259,9 @@ def transformer_classifier_bwd(
     return Classifier(Layer(*dinputs), dpositions, dencoder, Layer(*doutput)), dx
 
 
+apply = transformer_classifier
+
+
 def loss(
     params: Classifier,
     x: ArrayLike,

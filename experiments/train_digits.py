@@ -202,7 +202,7 @@ def run(
     params_key, order_key = jax.random.split(jax.random.key(seed))  # one seed, named keys
     inputs = {name: jnp.asarray(network_model.read(split.inputs), dtype) for name, split in dataset._asdict().items()}
     targets = {name: _targets(split.labels, loss, classes, dtype) for name, split in dataset._asdict().items()}
-    params = network_model.init(params_key)
+    params = jax.jit(network_model.init)(params_key)  # one program, not one for each array
     names = ["hand", "autodiff"] if gradients == "lockstep" else [gradients]
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     network = Network(params, method.init(params))

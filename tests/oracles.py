@@ -1,5 +1,6 @@
 """What derivatives are compared with: autodiff in double precision, and finite differences that know no autodiff."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from fundamentals.base import Rule
+from fundamentals.catalogue import Entry
 
 # Largest error of a gradient relative to its largest entry, by the dtype that it is computed in: a few last places.
 TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "float16": 5e-3, "bfloat16": 3e-2}
@@ -18,14 +20,46 @@ def is_floating(tree: Any) -> bool:
     return all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(tree))
 
 
+@functools.cache
+def _draw(arguments: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(lambda key: arguments(key, jnp.float32))
+
+
+def draw(entry: Entry, seed: int) -> Any:
+    """Example arguments, float32 and int32.
+
+    Drawing costs more than most rules: the program is compiled once for all rules that share it, and the many
+    parameters of a model are drawn by NumPy.
+    """
+    if entry.depth == 1:
+        args = _draw(entry.arguments)(jax.random.key(seed))
+        return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.int32), args)
+    random = np.random.RandomState(seed)
+
+    def fill(x: Any) -> Any:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return jnp.asarray(random.randint(0, 13, x.shape), jnp.int32)
+        scale = np.prod(x.shape[:-1]) ** -0.5 if len(x.shape) > 1 else 0.2
+        return jnp.asarray((scale * random.normal(size=x.shape) + 0.5 * (len(x.shape) == 1)).astype(np.float32))
+
+    return jax.tree.map(fill, jax.eval_shape(lambda key: entry.arguments(key, jnp.float32), jax.random.key(0)))
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """The same numbers in another floating dtype. By NumPy: a compiled cast for each shape would take longer."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(np.asarray(x).astype(dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
 def widen(tree: Any) -> Any:
     """The same numbers, in float64."""
-    return jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+    return cast(tree, np.float64)
 
 
 def cotangent_like(y: Any, seed: int = 7) -> Any:
     """Random, so that no sum of cotangents and no symmetry hides a mistake."""
-    return jax.random.normal(jax.random.key(seed), y.shape, jnp.float32).astype(y.dtype)
+    return jnp.asarray(np.random.RandomState(seed).normal(size=y.shape).astype(y.dtype))
 
 
 def hand(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import TOLERANCE, assert_close, relative_error
+from oracles import TOLERANCE, assert_close, cast, draw, relative_error, widen
 
 from fundamentals import Rule, layers, losses
 from fundamentals.base import bind
@@ -24,8 +24,11 @@ TOKENS = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])
 
 def arguments(name):
     """The catalogue's example, in float64, parameters and inputs as NumPy arrays."""
-    params, x = RULES[name].arguments(jax.random.key(3), jnp.float64)
-    return jax.tree.map(np.asarray, params), np.asarray(x)
+    return jax.tree.map(np.asarray, drawn(name, 3))
+
+
+def drawn(name, seed):
+    return widen(draw(RULES[name], seed))
 
 
 def norm(x, scale, offset):
@@ -64,7 +67,7 @@ def encode(params, x, heads, causal=False):
 
 @pytest.mark.usefixtures("x64")
 def test_cnn_values():
-    params, x = arguments("cnn")
+    params, x = arguments("cnn(activation=gelu)")
     y = x
     for index, stage in enumerate(params.stages):
         if index:
@@ -123,7 +126,7 @@ def test_language_model_values_and_loss(attention):
 
 
 def test_tokens_see_no_later_tokens():
-    params, _ = RULES["transformer_language_model"].arguments(jax.random.key(0), jnp.float32)
+    params, _ = cast(drawn("transformer_language_model", 0), np.float32)
     changed = TOKENS.copy()
     changed[:, 2:] = 0
     apply = jax.jit(functools.partial(language_model.apply, heads=2))
@@ -133,8 +136,8 @@ def test_tokens_see_no_later_tokens():
 
 
 LOSSES = {
-    "cnn": (cnn, "cnn", {}),
-    "cnn(norm=batch_norm, activation=silu)": (cnn, "cnn", {"norm": BATCH_NORM, "activation": SILU}),
+    "cnn": (cnn, "cnn(activation=gelu)", {}),
+    "cnn(norm=batch_norm, activation=silu)": (cnn, "cnn(activation=gelu)", {"norm": BATCH_NORM, "activation": SILU}),
     "rnn": (rnn, "rnn_classifier", {}),
     "transformer": (transformer, "transformer_classifier", {"heads": 2}),
     "transformer(blockwise)": (
@@ -151,7 +154,7 @@ LOSSES = {
 @pytest.mark.usefixtures("x64")
 def test_loss_and_gradient_equal_value_and_grad(name):
     module, entry, options = LOSSES[name]
-    params, x = RULES[entry].arguments(jax.random.key(1), jnp.float64)
+    params, x = drawn(entry, 1)
     targets = jnp.array([7, 2]) if module is not language_model else jnp.asarray(x) % 3
     found = jax.jit(lambda params: module.loss_and_gradient(params, x, targets, **options))(params)
     expected = jax.jit(jax.value_and_grad(lambda params: module.loss(params, x, targets, **options)))(params)
@@ -178,22 +181,24 @@ def test_ignored_targets_of_small_dtypes_do_not_wrap_around():
 
 def test_long_sequences_need_positions_and_unused_positions_get_nothing():
     params = transformer.init(jax.random.key(0), inputs=3, length=4, width=4, layers=1, outputs=2)
-    _, gradient = transformer.loss_and_gradient(params, jnp.ones((2, 3, 3)), jnp.array([0, 1]), heads=2)
+    gradient_of = jax.jit(functools.partial(transformer.loss_and_gradient, heads=2))
+    _, gradient = gradient_of(params, jnp.ones((2, 3, 3)), jnp.array([0, 1]))
     assert not np.any(gradient.positions[3])
     assert np.all(np.any(gradient.positions[:3] != 0, axis=1))
 
 
 def test_initial_values():
-    params = rnn.init(jax.random.key(0), (3, 5, 4, 2))
+    params = jax.jit(lambda key: rnn.init(key, (3, 5, 4, 2)))(jax.random.key(0))
     for cell in params.cells:
         assert relative_error(cell.w_h @ cell.w_h.T, jnp.eye(len(cell.b))) < 1e-6
         assert not np.any(cell.b)
-    params = cnn.init(jax.random.key(0), (1, 4, 8), 10, blocks=2)
+    params = jax.jit(lambda key: cnn.init(key, (1, 4, 8), 10, blocks=2))(jax.random.key(0))
     assert [stage.widen.w.shape for stage in params.stages] == [(3, 3, 1, 4), (3, 3, 4, 8)]
     assert [len(stage.blocks) for stage in params.stages] == [2, 2]
     leaves = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
     assert len({leaf.tobytes() for leaf in map(np.asarray, leaves)}) == len(leaves)  # no key is used twice
-    params = transformer.init(jax.random.key(0), inputs=3, length=4, width=4, layers=2, outputs=2)
+    init = functools.partial(transformer.init, inputs=3, length=4, width=4, layers=2, outputs=2)
+    params = jax.jit(init)(jax.random.key(0))
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
     assert len({leaf.tobytes() for leaf in leaves}) == len(leaves)
 

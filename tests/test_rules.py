@@ -17,7 +17,9 @@ from oracles import (
     TOLERANCE,
     assert_close,
     autodiff,
+    cast,
     cotangent_like,
+    draw,
     finite_differences,
     hand,
     is_floating,
@@ -45,10 +47,16 @@ EVERY_RULE = pytest.mark.parametrize(
 )
 
 
-def example(name, dtype, seed=0):
+@functools.cache
+def drawn(name, seed):
+    """Arguments in float32, and a cotangent."""
     entry = RULES[name]
-    args = entry.arguments(jax.random.key(seed), dtype)
+    args = draw(entry, seed)
     return args, cotangent_like(jax.eval_shape(entry.rule.primal, *args))
+
+
+def example(name, dtype, seed=0):
+    return cast(drawn(name, seed), dtype)
 
 
 def tolerance(name, dtype):
@@ -124,24 +132,22 @@ def test_is_linear_in_the_cotangent(name):
 
 
 @EVERY_RULE
-def test_hand_derived_under_grad_checkpoint_and_shard_map(name):
-    # The first argument differs between two devices, the others are the same on both: their cotangents are summed. The
-    # backward pass is made twice too large, so that autodiff's own gradient would be noticed.
+def test_hand_derived_under_grad_checkpoint_vmap_and_shard_map(name):
+    # Four examples of the first argument, two on each of two devices; the others are the same everywhere, and their
+    # cotangents are summed over the devices. The backward pass is made twice too large, so that autodiff's own gradient
+    # would be noticed.
     rule = RULES[name].rule
     doubled = rule._replace(bwd=lambda residuals, dy: jax.tree.map(lambda c: 2 * c, rule.bwd(residuals, dy)))
     (first, *rest), dy = example(name, jnp.float32)
-    firsts = first, example(name, jnp.float32, seed=1)[0][0]
-    if not is_floating(first):
-        firsts = first, first
+    firsts = [first, *(example(name, jnp.float32, seed=1)[0][0] if is_floating(first) else first for _ in range(3))]
     differentiable = tuple(i for i, arg in enumerate((first, *rest)) if is_floating(arg))
 
     def on_one_device(stacked, *rest):
-        args = (jax.tree.map(lambda x: x[0], stacked), *rest)
         scalar = jax.checkpoint(lambda *args: jnp.vdot(dy, hand_derived(doubled)(*args)))
-        cotangents = jax.grad(scalar, differentiable)(*args)
+        mapped = jax.vmap(jax.grad(scalar, differentiable), in_axes=(0, *(None for _ in rest)))(stacked, *rest)
         return tuple(
-            jax.tree.map(lambda c: c[None], cotangent) if i == 0 else cotangent
-            for i, cotangent in zip(differentiable, cotangents, strict=True)
+            cotangent if i == 0 else jax.tree.map(lambda c: c.sum(0), cotangent)
+            for i, cotangent in zip(differentiable, mapped, strict=True)
         )
 
     split, same = PartitionSpec("d"), PartitionSpec()
@@ -151,24 +157,18 @@ def test_hand_derived_under_grad_checkpoint_and_shard_map(name):
         in_specs=(split, *(same for _ in rest)),
         out_specs=tuple(split if i == 0 else same for i in differentiable),
     )
-    found = jax.jit(sharded)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *firsts), *rest)
-    one, two = (by_hand(name)((first, *rest), dy)[1] for first in firsts)
+    found = jax.jit(sharded)(stack(firsts), *rest)
+    each = [by_hand(name)((first, *rest), dy)[1] for first in firsts]
+    cotangents = [stack([cotangents[i] for cotangents in each]) for i in differentiable]
     expected = tuple(
-        jax.tree.map(lambda a, b, i=i: 2 * (jnp.stack([a, b]) if i == 0 else a + b), one[i], two[i])
-        for i in differentiable
+        jax.tree.map(lambda c, i=i: 2 * (c if i == 0 else c.sum(0)), cotangent)
+        for i, cotangent in zip(differentiable, cotangents, strict=True)
     )
     assert_close(found, expected, tolerance(name, "float32"), f"{name}: by hand_derived, the cotangent of argument ")
 
 
-@EVERY_RULE
-def test_under_vmap(name):
-    _, dy = example(name, jnp.float32)
-    examples = [RULES[name].arguments(jax.random.key(seed), jnp.float32) for seed in range(3)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *examples)
-    found = jax.jit(jax.vmap(by_hand(name), in_axes=(0, None)))(stacked, dy)
-    expected = [by_hand(name)(args, dy) for args in examples]
-    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
-    assert_close(found, expected, tolerance(name, "float32"), f"{name}: under vmap, value or cotangent ")
+def stack(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 @EVERY_RULE

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from fundamentals import activations, layers
+from fundamentals import activations
 from fundamentals.base import DTypeLike, PRNGKey, Rule, Tree, bind
 from fundamentals.catalogue.examples import Entry, Sizes, biases, normal, with_zero
 from fundamentals.models import cnn, language_model, mlp, rnn, transformer
@@ -88,10 +88,8 @@ def _moved(key: PRNGKey, params: Tree) -> Tree:
 _HEADS = 2
 _TANH = Rule(activations.tanh, activations.tanh_fwd, activations.tanh_bwd)
 _MLP = Rule(mlp.mlp, mlp.mlp_fwd, mlp.mlp_bwd)
-
+_GELU = Rule(activations.gelu, activations.gelu_fwd, activations.gelu_bwd)
 _CNN = Rule(cnn.cnn, cnn.cnn_fwd, cnn.cnn_bwd)
-_BATCH_NORM = Rule(layers.batch_norm, layers.batch_norm_fwd, layers.batch_norm_bwd)
-_SILU = Rule(activations.silu, activations.silu_fwd, activations.silu_bwd)
 _ENCODER = Rule(
     transformer.transformer_encoder, transformer.transformer_encoder_fwd, transformer.transformer_encoder_bwd
 )
@@ -103,19 +101,14 @@ _LANGUAGE_MODEL = Rule(
     language_model.transformer_language_model_fwd,
     language_model.transformer_language_model_bwd,
 )
-_BLOCKWISE_ATTENTION = Rule(layers.blockwise_attention, layers.blockwise_attention_fwd, layers.blockwise_attention_bwd)
 
 RULES: dict[str, Entry] = {
     "mlp": Entry(_MLP, _mlp),
     "mlp(activation=tanh)": Entry(bind(_MLP, activation=_TANH), _mlp),
     "mlp(maxout)": Entry(_MLP, _maxout_mlp),
-    "cnn": Entry(_CNN, _cnn, depth=16),
-    "cnn(norm=batch_norm, activation=silu)": Entry(bind(_CNN, norm=_BATCH_NORM, activation=_SILU), _cnn, depth=16),
+    "cnn(activation=gelu)": Entry(bind(_CNN, activation=_GELU), _cnn, depth=16),
     "rnn_classifier": Entry(Rule(rnn.rnn_classifier, rnn.rnn_classifier_fwd, rnn.rnn_classifier_bwd), _sequences(_rnn)),
     "transformer_encoder": Entry(bind(_ENCODER, heads=_HEADS), _encoder, depth=16),
     "transformer_classifier": Entry(bind(_CLASSIFIER, heads=_HEADS), _sequences(_classifier), depth=16),
-    "transformer_classifier(attention=blockwise)": Entry(
-        bind(_CLASSIFIER, heads=_HEADS, attention=_BLOCKWISE_ATTENTION), _sequences(_classifier), depth=16
-    ),
     "transformer_language_model": Entry(bind(_LANGUAGE_MODEL, heads=_HEADS), _language_model, depth=16),
 }

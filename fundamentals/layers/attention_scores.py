@@ -107,9 +107,9 @@ def operands(
     return q, k, v
 
 
-def scores(q: Array, k: Array, scale: Numeric | None, allowed: Array | None) -> Array:
-    """(1) for queries [B, K, G, t, H] and keys [B, s, K, H], in the accumulation dtype."""
-    s = jnp.einsum("bkgth,bskh->bkgts", q, k, preferred_element_type=accumulation_dtype(q.dtype)) * scale_of(scale, q)
+def scores(products: Array, scale: Array, allowed: Array | None) -> Array:
+    """(1) from the products Σ_h q_th k_sh: scaled, and −∞ where the query may not attend to the key."""
+    s = products * scale
     return s if allowed is None else jnp.where(allowed, s, -jnp.inf)
 
 

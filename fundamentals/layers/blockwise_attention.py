@@ -112,6 +112,7 @@ def blockwise_attention_fwd(
     q, k, v, may_attend = vary_together((q, k, v, may_attend))
     rows, columns = _tiling(q, k, block_size)
     wide = accumulation_dtype(q.dtype)
+    factor = scale_of(scale, q)
     product = functools.partial(jnp.einsum, preferred_element_type=wide)
 
     def one_row(done: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
@@ -120,7 +121,7 @@ def blockwise_attention_fwd(
         def one_tile(state: tuple[Array, Array, Array], j: Array) -> tuple[Array, Array, Array]:
             m, z, a = state
             allowed = may_attend(rows.indices(i), columns.indices(j), new_keys=columns.is_new(j))
-            s = scores(q_i, columns.block(k, j, axis=1), scale, allowed)  # (1)
+            s = scores(product("bkgth,bskh->bkgts", q_i, columns.block(k, j, axis=1)), factor, allowed)  # (1)
             largest = jax.lax.stop_gradient(jnp.maximum(m, jnp.max(s, axis=-1)))
             e = jnp.exp(s - finite(largest)[..., None])  # (10)
             r = jnp.exp(m - finite(largest))
@@ -157,6 +158,9 @@ def blockwise_attention_bwd(
 
     Derivation: equations (4) to (7) are sums over keys (dq) and over queries (dk, dv), so each tile can give its part
     alone, once it knows its probabilities, e^(s − l) by (8), and d_t, which (9) takes from y.
+
+    Tiles are [B, K, s, G, t] here, keys before queries: then dv = pᵀ dy, dk = dsᵀ q and dqᵀ = kᵀ dsᵀ are products of the
+    tile as it lies in memory. With queries first, two of them would transpose it, which takes a third longer in all.
     """
     may_attend = pattern(
         "blockwise_attention", residuals.q, residuals.k, causal, mask, query_seq_lengths, key_value_seq_lengths
@@ -166,34 +170,36 @@ def blockwise_attention_bwd(
     narrow = product_dtype(q.dtype)
     rows, columns = _tiling(q, k, block_size)
     wide = accumulation_dtype(q.dtype)
+    factor = scale_of(scale, q)
     product = functools.partial(jnp.einsum, preferred_element_type=wide)
 
     def one_row(cotangents: tuple[Array, Array, Array], i: Array) -> tuple[tuple[Array, Array, Array], None]:
         q_i, dy_i, y_i = (by_group(rows.block(x, i, axis=1), k) for x in (q, dy, y))
-        l_i = rows.block(log_sum_exp, i, axis=3)
-        d_i = jnp.sum(dy_i.astype(wide) * y_i, axis=-1)  # (9)
+        l_i = rows.block(log_sum_exp, i, axis=3)[:, :, None]
+        d_i = jnp.sum(dy_i.astype(wide) * y_i, axis=-1)[:, :, None]  # (9)
+        q_iT, dy_iT = jnp.moveaxis(q_i, -1, 2), jnp.moveaxis(dy_i, -1, 2)  # [B, K, H, G, t]
 
         def one_tile(state: tuple[Array, Array, Array], j: Array) -> tuple[Array, Array, Array]:
-            dq_i, dk, dv = state
+            dq_iT, dk, dv = state
             k_j, v_j = columns.block(k, j, axis=1), columns.block(v, j, axis=1)
             allowed = may_attend(rows.indices(i), columns.indices(j), rows.is_new(i), columns.is_new(j))
-            p = jnp.exp(scores(q_i, k_j, scale, allowed) - l_i[..., None])
-            dv_j = product("bkgth,bkgts->bskh", dy_i, p.astype(dy.dtype))  # (4)
-            dp = product("bkgth,bskh->bkgts", dy_i, v_j)  # (5)
-            ds = (p * (dp - d_i[..., None])).astype(narrow)  # (6)
-            dq_i = dq_i + product("bkgts,bskh->bkgth", ds, k_j.astype(narrow))  # (7)
-            dk_j = product("bkgth,bkgts->bskh", q_i.astype(narrow), ds)
-            return dq_i, columns.add(dk, dk_j, j, axis=1), columns.add(dv, dv_j, j, axis=1)
+            allowed = None if allowed is None else jnp.moveaxis(allowed, -1, 2)
+            p = jnp.exp(scores(product("bskh,bkhgt->bksgt", k_j, q_iT), factor, allowed) - l_i)
+            dv_j = product("bksgt,bkgth->bksh", p.astype(dy.dtype), dy_i)  # (4)
+            dp = product("bskh,bkhgt->bksgt", v_j, dy_iT)  # (5)
+            ds = (p * (dp - d_i)).astype(narrow)  # (6)
+            dq_iT = dq_iT + product("bskh,bksgt->bkhgt", k_j.astype(narrow), ds)  # (7)
+            dk_j = product("bksgt,bkgth->bksh", ds, q_i.astype(narrow))
+            return dq_iT, columns.add(dk, dk_j.swapaxes(1, 2), j, axis=1), columns.add(dv, dv_j.swapaxes(1, 2), j, axis=1)
 
         dq, dk, dv = cotangents
-        state = jnp.zeros_like(q_i, dtype=wide), dk, dv
-        dq_i, dk, dv = _over_tiles(one_tile, state, i, rows, columns, may_attend)
-        return (rows.add(dq, by_head(dq_i), i, axis=1), dk, dv), None
+        state = jnp.zeros_like(q_iT, dtype=wide), dk, dv
+        dq_iT, dk, dv = _over_tiles(one_tile, state, i, rows, columns, may_attend)
+        return (rows.add(dq, by_head(jnp.moveaxis(dq_iT, 2, -1)), i, axis=1), dk, dv), None
 
     zeros = jnp.zeros_like(q, dtype=wide), jnp.zeros_like(k, dtype=wide), jnp.zeros_like(v, dtype=wide)
     (dq, dk, dv), _ = jax.lax.scan(one_row, zeros, rows.order())
-    scale = scale_of(scale, q)
-    return (scale * dq).astype(q.dtype), (scale * dk).astype(k.dtype), dv.astype(v.dtype)
+    return (factor * dq).astype(q.dtype), (factor * dk).astype(k.dtype), dv.astype(v.dtype)
 
 
 def _over_tiles(

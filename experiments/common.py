@@ -211,4 +211,4 @@ def interruptible() -> Iterator[None]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG for reading on a screen."""
-    figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+    figure.savefig(path, dpi=150, facecolor="white")

@@ -95,12 +95,16 @@ def _misread(figure: Any, test: Split, predictions: np.ndarray) -> None:
         + (f", the first {len(shown)}" if len(shown) < len(wrong) else "")
         + (": what it is → what was read" if len(wrong) else "")
     )
-    for position, axes in enumerate(figure.subplots(1, max(6, len(shown)), squeeze=False)[0]):
-        axes.set_axis_off()
-        if position < len(shown):
-            index = shown[position]
-            axes.imshow(test.inputs[index], cmap="gray_r", vmin=0)
-            axes.set_title(f"{test.labels[index]} → {predictions[index]}", fontsize=9)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    height, width = test.inputs.shape[1:3]
+    pitch = 1.5 * width  # side by side in one picture: an Axes each would take most of the figure's time
+    for position, index in enumerate(shown):
+        left = pitch * position
+        axes.imshow(test.inputs[index], cmap="gray_r", vmin=0, extent=(left, left + width, height, 0))
+        label = f"{test.labels[index]} → {predictions[index]}"
+        axes.text(left + width / 2, -0.1 * height, label, ha="center", va="bottom", fontsize=9)
+    axes.set(xlim=(0, pitch * 10 - 0.5 * width), ylim=(height, -0.4 * height), aspect="equal")
 
 
 def ratios(names: Sequence[str], values: dict[str, dict[str, tuple[float, float]]], bound: float, title: str) -> Figure:

@@ -245,7 +245,6 @@ def run(
             np.asarray(predictions),
         )
 
-    difference = jax.jit(_relative_differences)
     steps = len(dataset.train.labels) // batch_size
     interrupted = False
     precise = jax.default_matmul_precision("highest")  # TF32 alone would make two right gradients differ by 5e-4
@@ -263,7 +262,7 @@ def run(
                         _, slope = gradient[name](networks[name].params, x, y)
                         if gradients == "lockstep" and name == "hand":
                             _, reference = gradient["autodiff"](networks[name].params, x, y)
-                            differences.append(difference(slope, reference))
+                            differences.append(_relative_differences(slope, reference))
                         networks[name] = update(networks[name], slope)
                     bar.advance(task)
                 record: dict[str, float] = {"epoch": epoch}
@@ -312,18 +311,17 @@ def _targets(labels: np.ndarray, loss: str, classes: int, dtype: Any) -> jax.Arr
     return jnp.asarray(2 * one_hot.astype(np.int32) - 1) if loss == "hinge" else jnp.asarray(one_hot, dtype)
 
 
-def _relative_differences(manual: Any, reference: Any) -> list[jax.Array]:
+@jax.jit
+def _relative_differences(manual: Any, reference: Any) -> jax.Array:
     """For each parameter the largest difference over the largest entry of the reference.
 
     NaN where the reference is not finite: there is nothing to compare with. Infinite where only the other is not.
     """
-
-    def relative(a: jax.Array, b: jax.Array) -> jax.Array:
-        error, scale = jnp.max(jnp.abs(a - b)), jnp.max(jnp.abs(b))
-        ratio = jnp.where(error == 0, 0, jnp.where(jnp.isfinite(error), error / scale, jnp.inf))
-        return jnp.where(jnp.isfinite(scale), ratio, jnp.nan)
-
-    return [relative(a, b) for a, b in zip(jax.tree.leaves(manual), jax.tree.leaves(reference), strict=True)]
+    pairs = list(zip(jax.tree.leaves(manual), jax.tree.leaves(reference), strict=True))
+    errors = jnp.stack([jnp.max(jnp.abs(a - b)) for a, b in pairs])
+    scales = jnp.stack([jnp.max(jnp.abs(b)) for _, b in pairs])
+    ratios = jnp.where(errors == 0, 0, jnp.where(jnp.isfinite(errors), errors / scales, jnp.inf))
+    return jnp.where(jnp.isfinite(scales), ratios, jnp.nan)
 
 
 def _identity(settings: dict[str, Any], dataset: data.Dataset, dtype: Any) -> dict[str, Any]:
@@ -439,7 +437,7 @@ def _compare(
 ) -> dict[str, Any]:
     """The two gradients over all steps, and the two networks where they ended."""
     by_hand, by_autodiff = networks["hand"].params, networks["autodiff"].params
-    apart = [float(distance) for distance in _relative_differences(by_hand, by_autodiff)]
+    apart = np.asarray(_relative_differences(by_hand, by_autodiff)).tolist()
     largest = differences.max(axis=0).tolist()
     shapes = ["×".join(map(str, leaf.shape)) for leaf in jax.tree.leaves(by_hand)]
     common.table(

@@ -1,5 +1,7 @@
 """Strictness for every test: nothing is promoted silently, and warnings are errors (pyproject.toml)."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -9,6 +11,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_num_cpu_devices", 2)  # for shard_map; all else runs on the first
+
+# Compiling takes most of the time. All processes of one run, experiments that tests start included, share what they
+# compiled: the process that starts the workers makes the folder, and the environment hands it down.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    folder = tempfile.TemporaryDirectory(prefix="compiled", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """What derivatives are compared with: autodiff in double precision, and finite differences that know no autodiff."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from fundamentals.base import Rule
-from fundamentals.catalogue import Entry
+from fundamentals.catalogue.examples import parameters
 
 # Largest error of a gradient relative to its largest entry, by the dtype that it is computed in: a few last places.
 TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "float16": 5e-3, "bfloat16": 3e-2}
@@ -20,29 +18,9 @@ def is_floating(tree: Any) -> bool:
     return all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(tree))
 
 
-@functools.cache
-def _draw(arguments: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(lambda key: arguments(key, jnp.float32))
-
-
-def draw(entry: Entry, seed: int) -> Any:
-    """Example arguments, float32 and int32.
-
-    Drawing costs more than most rules: the program is compiled once for all rules that share it, and the many
-    parameters of a model are drawn by NumPy.
-    """
-    if entry.depth == 1:
-        args = _draw(entry.arguments)(jax.random.key(seed))
-        return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.int32), args)
-    random = np.random.RandomState(seed)
-
-    def fill(x: Any) -> Any:
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return jnp.asarray(random.randint(0, 13, x.shape), jnp.int32)
-        scale = np.prod(x.shape[:-1]) ** -0.5 if len(x.shape) > 1 else 0.2
-        return jnp.asarray((scale * random.normal(size=x.shape) + 0.5 * (len(x.shape) == 1)).astype(np.float32))
-
-    return jax.tree.map(fill, jax.eval_shape(lambda key: entry.arguments(key, jnp.float32), jax.random.key(0)))
+def fill(init: Callable[[Any], Any], seed: int = 0) -> Any:
+    """Parameters of the shapes that `init(key)` gives, for which nothing is compiled."""
+    return jax.tree.map(jnp.asarray, parameters(np.random.default_rng(seed), init))
 
 
 def cast(tree: Any, dtype: Any) -> Any:
@@ -67,6 +45,11 @@ def hand(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:
     return rule.bwd(rule.fwd(*args)[1], dy)
 
 
+def both(rule: Rule, derivative: Callable[..., Any] = hand) -> Callable[[tuple[Any, ...], Any], Any]:
+    """(args, dy) → the value and the cotangents in one program: eagerly, every operation would be compiled alone."""
+    return jax.jit(lambda args, dy: (rule.primal(*args), derivative(rule, args, dy)))
+
+
 def autodiff(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:
     """Cotangents by `jax.vjp` of the primal; None for arguments that are not floating."""
     floating = [i for i, arg in enumerate(args) if is_floating(arg)]
@@ -79,17 +62,30 @@ def autodiff(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:
     return tuple(cotangents.get(i) for i in range(len(args)))
 
 
-def finite_differences(function: Callable[[Any], Any], at: Any, step: float = 1e-4) -> Any:
-    """The gradient of a scalar function of a pytree, one coordinate at a time, fourth order, in float64.
+def assert_slopes(function: Callable[[Any], Any], at: Any, gradient: Any, what: str) -> None:
+    """Finite differences of a scalar function, in float64: the gradient gives its slope in every direction.
 
-    (8 [f(x+h) − f(x−h)] − [f(x+2h) − f(x−2h)]) / 12h, with an error of h⁴/30 of the fifth derivative.
+    In four random directions for each leaf; a wrong entry is in all of them. The slope's error is relative to the norm
+    of the leaf's gradient. (8 [f(x+h) − f(x−h)] − [f(x+2h) − f(x−2h)]) / 12h has an error of h⁴/30 of the fifth
+    derivative.
     """
-    flat, unravel = ravel_pytree(at)
-    directions = step * jnp.eye(flat.size, dtype=flat.dtype)
-    values = jax.jit(jax.vmap(lambda shift: function(unravel(flat + shift))))
-    one = values(directions) - values(-directions)
-    two = values(2 * directions) - values(-2 * directions)
-    return unravel((8 * one - two) / (12 * step))
+    random, step = np.random.RandomState(0), 1e-4
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, at))
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(at)]
+    for i, (path, x, g) in enumerate(zip(paths, leaves, map(np.asarray, jax.tree.leaves(gradient)), strict=True)):
+        assert x.dtype == g.dtype == np.float64
+        for _ in range(4):
+            direction = random.normal(size=x.shape)
+            direction /= max(np.linalg.norm(direction), 1e-30)
+
+            def value(steps: int, i: int = i, shift: Any = step * direction) -> float:
+                moved = [*leaves[:i], leaves[i] + steps * shift, *leaves[i + 1 :]]
+                return float(function(jax.tree.unflatten(structure, moved)))
+
+            slope = (8 * (value(1) - value(-1)) - (value(2) - value(-2))) / (12 * step)
+            error = abs(slope - np.vdot(g, direction)) / max(np.linalg.norm(g), 1e-30)
+            name = what + jax.tree_util.keystr(path)
+            assert error <= 1e-7, f"{name} is {error:.1e} off the slope; expected ≤ 1e-07"
 
 
 def assert_close(found: Any, expected: Any, tolerance: float, what: str) -> None:

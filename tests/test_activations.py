@@ -12,7 +12,7 @@ from fundamentals import activations, hand_derived
 from fundamentals.base import Rule
 from fundamentals.catalogue import RULES
 
-ELEMENTWISE = [name for name, entry in RULES.items() if entry.arguments.__name__ == "_elementwise"]
+ELEMENTWISE = [name for name, entry in RULES.items() if entry.example.__name__ == "_elementwise"]
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 
 X = np.array([-30.0, -3.0, -1.5, -0.25, -1e-5, 0.0, 1e-5, 0.5, 1.0, 2.0, 4.0, 30.0])

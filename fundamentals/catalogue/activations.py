@@ -2,25 +2,24 @@
 
 from typing import Any
 
-import jax
+from numpy.random import Generator
 
 from fundamentals import activations
-from fundamentals.base import DTypeLike, PRNGKey, Rule, bind
+from fundamentals.base import DTypeLike, Rule, bind
 from fundamentals.catalogue.examples import Entry, Sizes, normal, with_zero
 
 
-def _elementwise(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    return (normal(key, (sizes.B, sizes.D), dtype),)
+def _elementwise(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    return (normal(random, (sizes.B, sizes.D), dtype),)
 
 
-def _logits(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    return (with_zero(normal(key, (sizes.B, sizes.K), dtype)),)
+def _logits(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    return (with_zero(normal(random, (sizes.B, sizes.K), dtype)),)
 
 
-def _maxout(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    x_key, w_key, b_key = jax.random.split(key, 3)
-    w = with_zero(normal(w_key, (sizes.P, sizes.D, sizes.H), dtype, sizes.D**-0.5))
-    return with_zero(normal(x_key, (sizes.B, sizes.D), dtype)), w, normal(b_key, (sizes.P, sizes.H), dtype)
+def _maxout(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    w = with_zero(normal(random, (sizes.P, sizes.D, sizes.H), dtype, sizes.D**-0.5))
+    return with_zero(normal(random, (sizes.B, sizes.D), dtype)), w, normal(random, (sizes.P, sizes.H), dtype)
 
 
 _GELU = Rule(activations.gelu, activations.gelu_fwd, activations.gelu_bwd)

@@ -1,12 +1,17 @@
-"""What an entry of the catalogue is, and how large and how random its example arguments are."""
+"""What an entry of the catalogue is, and how large and how random its example arguments are.
 
-from collections.abc import Callable
+Drawn by NumPy: nothing is compiled, which for most rules would take longer than the rule itself.
+"""
+
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fundamentals.base import Array, DTypeLike, PRNGKey, Rule
+from fundamentals.base import DTypeLike, PRNGKey, Rule
 
 
 class Sizes(NamedTuple):
@@ -26,23 +31,42 @@ class Sizes(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A rule, and `arguments(key, dtype, sizes=Sizes())`, a tuple of positional arguments for it."""
+    """A rule and, drawn by `example(random, dtype, sizes)`, a tuple of NumPy arrays: positional arguments for it."""
 
     rule: Rule
-    arguments: Callable[..., tuple[Any, ...]]
+    example: Callable[[np.random.Generator, DTypeLike, Sizes], tuple[Any, ...]]
     depth: int = 1  # rules in sequence, each of which rounds: errors are up to √depth times those of one
 
+    def arguments(self, key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
+        """Example arguments, nearly the same numbers in every floating dtype. The key must not be traced."""
+        random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        return tuple(jax.tree.map(jnp.asarray, arg) for arg in self.example(random, dtype, sizes))
 
-def normal(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike, scale: float = 1.5) -> Array:
-    """Numbers around a mean that is not zero; drawn in float32 for every dtype, so that they are nearly the same."""
-    return (scale * jax.random.normal(key, shape, jnp.float32) + 0.2 * scale).astype(dtype)
+
+def normal(random: np.random.Generator, shape: Sequence[int], dtype: DTypeLike, scale: float = 1.5) -> np.ndarray:
+    """Numbers around a mean that is not zero."""
+    return (scale * random.normal(size=shape) + 0.2 * scale).astype(dtype)
 
 
-def with_zero(x: Array) -> Array:
+def with_zero(x: np.ndarray) -> np.ndarray:
     """The same array, its first entry exactly 0."""
-    return x.at[(0,) * x.ndim].set(0)
+    x = x.copy()
+    x.flat[0] = 0
+    return x
 
 
-def biases(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """An initializer whose biases are not 0."""
-    return normal(key, shape, dtype, 0.1)
+def integers(random: np.random.Generator, shape: Sequence[int], below: int) -> np.ndarray:
+    """Labels or ids, the last two of them the largest that there is."""
+    drawn = random.integers(0, below, size=shape).astype(np.int32)
+    drawn.flat[-2:] = below - 1
+    return drawn
+
+
+def parameters(random: np.random.Generator, init: Callable[[PRNGKey], Any]) -> Any:
+    """Parameters of the shapes that `init(key)` gives, with biases that are not 0 and scales that are not 1."""
+
+    def one(x: jax.ShapeDtypeStruct) -> np.ndarray:
+        mean, scale = (0.5, 0.2) if len(x.shape) == 1 else (0.0, math.prod(x.shape[:-1]) ** -0.5)
+        return np.asarray(mean + scale * random.normal(size=x.shape), x.dtype)
+
+    return jax.tree.map(one, jax.eval_shape(init, jax.random.key(0)))

@@ -3,74 +3,67 @@
 from typing import Any
 
 import jax
+from numpy.random import Generator
 
 from fundamentals import layers
-from fundamentals.base import Array, ArrayLike, DTypeLike, PRNGKey, Rule, bind
-from fundamentals.catalogue.examples import Entry, Sizes, normal, with_zero
+from fundamentals.base import Array, ArrayLike, DTypeLike, Rule, bind
+from fundamentals.catalogue.examples import Entry, Sizes, integers, normal, with_zero
 
 
-def _linear(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    x_key, w_key, b_key = jax.random.split(key, 3)
-    w = with_zero(normal(w_key, (sizes.D, sizes.H), dtype, sizes.D**-0.5))
-    return with_zero(normal(x_key, (sizes.B, sizes.D), dtype)), w, normal(b_key, (sizes.H,), dtype)
+def _linear(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    w = with_zero(normal(random, (sizes.D, sizes.H), dtype, sizes.D**-0.5))
+    return with_zero(normal(random, (sizes.B, sizes.D), dtype)), w, normal(random, (sizes.H,), dtype)
 
 
-def _attention(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    q_key, k_key, v_key = jax.random.split(key, 3)
-    q = with_zero(normal(q_key, (sizes.E, sizes.T, sizes.N, sizes.C), dtype, 0.7))
+def _attention(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    q = with_zero(normal(random, (sizes.E, sizes.T, sizes.N, sizes.C), dtype, 0.7))
     shape = (sizes.E, sizes.T + 2, sizes.N // 2, sizes.C)  # two heads of queries share one of keys and values
-    return q, normal(k_key, shape, dtype, 0.7), normal(v_key, shape, dtype)
+    return q, normal(random, shape, dtype, 0.7), normal(random, shape, dtype)
 
 
-def _normalized(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    x_key, scale_key, offset_key = jax.random.split(key, 3)
-    scale, offset = normal(scale_key, (sizes.D,), dtype), normal(offset_key, (sizes.D,), dtype)
-    return with_zero(normal(x_key, (sizes.B, sizes.D), dtype)), scale, offset
+def _normalized(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    scale, offset = normal(random, (sizes.D,), dtype), normal(random, (sizes.D,), dtype)
+    return with_zero(normal(random, (sizes.B, sizes.D), dtype)), scale, offset
 
 
-def _normalized_images(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    x_key, scale_key, offset_key = jax.random.split(key, 3)
-    scale, offset = normal(scale_key, (sizes.C,), dtype), normal(offset_key, (sizes.C,), dtype)
-    return with_zero(normal(x_key, (sizes.E, sizes.W + 2, sizes.W, sizes.C), dtype)), scale, offset
+def _normalized_images(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    scale, offset = normal(random, (sizes.C,), dtype), normal(random, (sizes.C,), dtype)
+    return with_zero(normal(random, (sizes.E, sizes.W + 2, sizes.W, sizes.C), dtype)), scale, offset
 
 
-def _normalized_by_given(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    mean_key, variance_key = jax.random.split(jax.random.fold_in(key, 1))
-    variance = 0.5 + jax.random.uniform(variance_key, (sizes.D,))
-    return *_normalized(key, dtype, sizes), normal(mean_key, (sizes.D,), dtype), variance.astype(dtype)
+def _normalized_by_given(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    variance = 0.5 + random.uniform(size=sizes.D)
+    return *_normalized(random, dtype, sizes), normal(random, (sizes.D,), dtype), variance.astype(dtype)
 
 
-def _scaled(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    return _normalized(key, dtype, sizes)[:2]
+def _scaled(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    return _normalized(random, dtype, sizes)[:2]
 
 
-def _dropped(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    return (with_zero(normal(key, (sizes.B, sizes.D), dtype)),)
+def _dropped(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    return (with_zero(normal(random, (sizes.B, sizes.D), dtype)),)
 
 
-def _table_and_ids(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    table_key, ids_key = jax.random.split(key)
-    ids = jax.random.randint(ids_key, (sizes.E, sizes.T), 0, sizes.V).at[0, -2:].set(sizes.V - 1)
-    return with_zero(normal(table_key, (sizes.V, sizes.D), dtype)), ids
+def _table_and_ids(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    ids = integers(random, (sizes.E, sizes.T), sizes.V)
+    return with_zero(normal(random, (sizes.V, sizes.D), dtype)), ids
 
 
-def _recurrent(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    x_key, h0_key, w_x_key, w_h_key, b_key = jax.random.split(key, 5)
-    x = with_zero(normal(x_key, (sizes.E, sizes.T, sizes.D), dtype))
-    w_x = normal(w_x_key, (sizes.D, sizes.H), dtype, 0.5 * sizes.D**-0.5)
-    w_h = normal(w_h_key, (sizes.H, sizes.H), dtype, 0.5 * sizes.H**-0.5)
-    return x, normal(h0_key, (sizes.E, sizes.H), dtype, 0.5), w_x, w_h, normal(b_key, (sizes.H,), dtype, 0.1)
+def _recurrent(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    x = with_zero(normal(random, (sizes.E, sizes.T, sizes.D), dtype))
+    w_x = normal(random, (sizes.D, sizes.H), dtype, 0.5 * sizes.D**-0.5)
+    w_h = normal(random, (sizes.H, sizes.H), dtype, 0.5 * sizes.H**-0.5)
+    return x, normal(random, (sizes.E, sizes.H), dtype, 0.5), w_x, w_h, normal(random, (sizes.H,), dtype, 0.1)
 
 
-def _convolved(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    x_key, w_key, b_key = jax.random.split(key, 3)
-    x = with_zero(normal(x_key, (sizes.E, sizes.W + 2, sizes.W, sizes.C), dtype))
-    w = with_zero(normal(w_key, (3, 2, sizes.C, 2 * sizes.C), dtype, (6 * sizes.C) ** -0.5))
-    return x, w, normal(b_key, (2 * sizes.C,), dtype)
+def _convolved(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    x = with_zero(normal(random, (sizes.E, sizes.W + 2, sizes.W, sizes.C), dtype))
+    w = with_zero(normal(random, (3, 2, sizes.C, 2 * sizes.C), dtype, (6 * sizes.C) ** -0.5))
+    return x, w, normal(random, (2 * sizes.C,), dtype)
 
 
-def _pooled(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    return (with_zero(normal(key, (sizes.E, sizes.W + 2, sizes.W, sizes.C), dtype)),)
+def _pooled(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    return (with_zero(normal(random, (sizes.E, sizes.W + 2, sizes.W, sizes.C), dtype)),)
 
 
 # With a key of their own, made when they are called: made here, it would start JAX on import.

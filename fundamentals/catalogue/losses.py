@@ -2,67 +2,60 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
+from numpy.random import Generator
 
 from fundamentals import losses
-from fundamentals.base import DTypeLike, PRNGKey, Rule, bind
-from fundamentals.catalogue.examples import Entry, Sizes, normal, with_zero
+from fundamentals.base import DTypeLike, Rule, bind
+from fundamentals.catalogue.examples import Entry, Sizes, integers, normal, with_zero
 
 
-def _predictions_and_targets(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    predictions_key, targets_key = jax.random.split(key)
+def _predictions_and_targets(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
     shape = (sizes.B, sizes.D)
-    return with_zero(normal(predictions_key, shape, dtype)), normal(targets_key, shape, dtype)
+    return with_zero(normal(random, shape, dtype)), normal(random, shape, dtype)
 
 
-def _logits_and_probabilities(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    logits_key, targets_key = jax.random.split(key)
+def _logits_and_probabilities(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
     shape = (sizes.B, sizes.D)
-    return with_zero(normal(logits_key, shape, dtype)), jax.random.uniform(targets_key, shape).astype(dtype)
+    return with_zero(normal(random, shape, dtype)), random.uniform(size=shape).astype(dtype)
 
 
-def _logits_and_labels(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    logits_key, labels_key = jax.random.split(key)
-    labels = jax.random.randint(labels_key, (sizes.B,), 0, sizes.K).at[-1].set(sizes.K - 1).at[-2].set(sizes.K - 1)
-    return with_zero(normal(logits_key, (sizes.B, sizes.K), dtype)), labels
+def _logits_and_labels(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    labels = integers(random, (sizes.B,), sizes.K)
+    return with_zero(normal(random, (sizes.B, sizes.K), dtype)), labels
 
 
-def _logits_and_labels_to_ignore(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    logits, labels = _logits_and_labels(key, dtype, sizes)
-    return logits, labels.at[1::2].set(-1)
+def _logits_and_labels_to_ignore(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    logits, labels = _logits_and_labels(random, dtype, sizes)
+    return logits, np.where(np.arange(sizes.B) % 2, np.int32(-1), labels)
 
 
-def _scores_and_signs(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    scores_key, labels_key = jax.random.split(key)
+def _scores_and_signs(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
     shape = (sizes.B, sizes.D)
-    return normal(scores_key, shape, dtype), 2 * jax.random.bernoulli(labels_key, shape=shape).astype(jnp.int32) - 1
+    return normal(random, shape, dtype), (2 * random.integers(0, 2, size=shape) - 1).astype(np.int32)
 
 
-def _scores_and_float_signs(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    scores, labels = _scores_and_signs(key, dtype, sizes)
+def _scores_and_float_signs(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    scores, labels = _scores_and_signs(random, dtype, sizes)
     return scores, labels.astype(dtype)
 
 
-def _inputs_weights_and_labels(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    x_key, w_key, labels_key = jax.random.split(key, 3)
-    labels = jax.random.randint(labels_key, (sizes.B,), 0, sizes.V).at[-1].set(sizes.V - 1).at[-2].set(sizes.V - 1)
-    w = with_zero(normal(w_key, (sizes.D, sizes.V), dtype, sizes.D**-0.5))
-    return with_zero(normal(x_key, (sizes.B, sizes.D), dtype)), w, labels
+def _inputs_weights_and_labels(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    labels = integers(random, (sizes.B,), sizes.V)
+    w = with_zero(normal(random, (sizes.D, sizes.V), dtype, sizes.D**-0.5))
+    return with_zero(normal(random, (sizes.B, sizes.D), dtype)), w, labels
 
 
-def _gaussians(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    scales_key, others_key = jax.random.split(key)
-    means, targets = _predictions_and_targets(others_key, dtype, sizes)
-    return means, normal(scales_key, means.shape, dtype, 0.5), targets
+def _gaussians(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    means, targets = _predictions_and_targets(random, dtype, sizes)
+    return means, normal(random, means.shape, dtype, 0.5), targets
 
 
-def _mixtures(key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
-    logits_key, means_key, scales_key, targets_key = jax.random.split(key, 4)
+def _mixtures(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
     shape = (sizes.B, sizes.N, sizes.D)
-    means = with_zero(normal(means_key, shape, dtype, 0.5))  # overlapping, so that no component has all the weight
-    log_scales = normal(scales_key, shape, dtype, 0.3)
-    return normal(logits_key, shape[:2], dtype), means, log_scales, normal(targets_key, (sizes.B, sizes.D), dtype)
+    means = with_zero(normal(random, shape, dtype, 0.5))  # overlapping, so that no component has all the weight
+    log_scales = normal(random, shape, dtype, 0.3)
+    return normal(random, shape[:2], dtype), means, log_scales, normal(random, (sizes.B, sizes.D), dtype)
 
 
 _SOFTMAX_CROSS_ENTROPY = Rule(

@@ -159,8 +159,8 @@ def blockwise_attention_bwd(
     Derivation: equations (4) to (7) are sums over keys (dq) and over queries (dk, dv), so each tile can give its part
     alone, once it knows its probabilities, e^(s − l) by (8), and d_t, which (9) takes from y.
 
-    Tiles are [B, K, s, G, t] here, keys before queries: then dv = pᵀ dy, dk = dsᵀ q and dqᵀ = kᵀ dsᵀ are products of the
-    tile as it lies in memory. With queries first, two of them would transpose it, which takes a third longer in all.
+    Tiles are [B, K, s, G, t] here, keys before queries: dv = pᵀ dy, dk = dsᵀ q and dqᵀ = kᵀ dsᵀ are then products of
+    the tile as it lies in memory. With queries first, two of them would transpose it and all take a third longer.
     """
     may_attend = pattern(
         "blockwise_attention", residuals.q, residuals.k, causal, mask, query_seq_lengths, key_value_seq_lengths
@@ -177,25 +177,29 @@ def blockwise_attention_bwd(
         q_i, dy_i, y_i = (by_group(rows.block(x, i, axis=1), k) for x in (q, dy, y))
         l_i = rows.block(log_sum_exp, i, axis=3)[:, :, None]
         d_i = jnp.sum(dy_i.astype(wide) * y_i, axis=-1)[:, :, None]  # (9)
-        q_iT, dy_iT = jnp.moveaxis(q_i, -1, 2), jnp.moveaxis(dy_i, -1, 2)  # [B, K, H, G, t]
+        q_t, dy_t = jnp.moveaxis(q_i, -1, 2), jnp.moveaxis(dy_i, -1, 2)  # transposed: [B, K, H, G, t]
 
         def one_tile(state: tuple[Array, Array, Array], j: Array) -> tuple[Array, Array, Array]:
-            dq_iT, dk, dv = state
+            dq_t, dk, dv = state
             k_j, v_j = columns.block(k, j, axis=1), columns.block(v, j, axis=1)
             allowed = may_attend(rows.indices(i), columns.indices(j), rows.is_new(i), columns.is_new(j))
             allowed = None if allowed is None else jnp.moveaxis(allowed, -1, 2)
-            p = jnp.exp(scores(product("bskh,bkhgt->bksgt", k_j, q_iT), factor, allowed) - l_i)
+            p = jnp.exp(scores(product("bskh,bkhgt->bksgt", k_j, q_t), factor, allowed) - l_i)
             dv_j = product("bksgt,bkgth->bksh", p.astype(dy.dtype), dy_i)  # (4)
-            dp = product("bskh,bkhgt->bksgt", v_j, dy_iT)  # (5)
+            dp = product("bskh,bkhgt->bksgt", v_j, dy_t)  # (5)
             ds = (p * (dp - d_i)).astype(narrow)  # (6)
-            dq_iT = dq_iT + product("bskh,bksgt->bkhgt", k_j.astype(narrow), ds)  # (7)
+            dq_t = dq_t + product("bskh,bksgt->bkhgt", k_j.astype(narrow), ds)  # (7)
             dk_j = product("bksgt,bkgth->bksh", ds, q_i.astype(narrow))
-            return dq_iT, columns.add(dk, dk_j.swapaxes(1, 2), j, axis=1), columns.add(dv, dv_j.swapaxes(1, 2), j, axis=1)
+            return (
+                dq_t,
+                columns.add(dk, dk_j.swapaxes(1, 2), j, axis=1),
+                columns.add(dv, dv_j.swapaxes(1, 2), j, axis=1),
+            )
 
         dq, dk, dv = cotangents
-        state = jnp.zeros_like(q_iT, dtype=wide), dk, dv
-        dq_iT, dk, dv = _over_tiles(one_tile, state, i, rows, columns, may_attend)
-        return (rows.add(dq, by_head(jnp.moveaxis(dq_iT, 2, -1)), i, axis=1), dk, dv), None
+        state = jnp.zeros_like(q_t, dtype=wide), dk, dv
+        dq_t, dk, dv = _over_tiles(one_tile, state, i, rows, columns, may_attend)
+        return (rows.add(dq, by_head(jnp.moveaxis(dq_t, 2, -1)), i, axis=1), dk, dv), None
 
     zeros = jnp.zeros_like(q, dtype=wide), jnp.zeros_like(k, dtype=wide), jnp.zeros_like(v, dtype=wide)
     (dq, dk, dv), _ = jax.lax.scan(one_row, zeros, rows.order())

@@ -20,8 +20,6 @@ from scripts import parse
 from experiments import common, digit_models, train_digits
 
 ROOT = Path(__file__).parents[1]
-# Tests that share what one process has run.
-SHARES_THE_WHOLE_RUN, SHARES_A_CHECKPOINT = (pytest.mark.xdist_group(name) for name in ("whole run", "checkpoint"))
 SMALL = {"epochs": "2", "hidden_sizes": "5,3", "batch_size": "300"}
 
 
@@ -62,13 +60,9 @@ def test_lockstep_holds_for_every_loss(tmp_path, loss):
 
 
 MODELS = {
-    "cnn": {"hidden_sizes": "4", "activation": "relu"},
-    "cnn with batch_norm": {"model": "cnn", "hidden_sizes": "4", "norm": "batch_norm"},
+    "cnn": {"hidden_sizes": "4", "norm": "batch_norm"},
     "rnn": {"hidden_sizes": "5", "initializer": "xavier_uniform"},
-    "transformer": {"hidden_sizes": "4", "heads": "2"},
-    "transformer of pixels": {
-        "model": "transformer", "hidden_sizes": "4", "heads": "2", "tokens": "pixels", "attention": "blockwise",
-    },
+    "transformer": {"hidden_sizes": "4", "heads": "2", "tokens": "pixels", "attention": "blockwise"},
 }  # fmt: skip
 
 
@@ -209,7 +203,6 @@ def test_other_settings(tmp_path, given):
     assert len(history(tmp_path)) == 2
 
 
-@SHARES_THE_WHOLE_RUN
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path, whole):
     parts = tmp_path / "parts"
     train(parts, epochs=1, activation="tanh")
@@ -228,7 +221,6 @@ def whole(tmp_path_factory):
     return folder
 
 
-@SHARES_THE_WHOLE_RUN
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_what_is_finished(tmp_path, monkeypatch, whole, number):
     parts = tmp_path / "parts"
@@ -308,7 +300,6 @@ DAMAGE = {
 }
 
 
-@SHARES_A_CHECKPOINT
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damaged_or_foreign_checkpoints_are_refused_untouched(tmp_path, finished, case):
     damage, given, message = DAMAGE[case]
@@ -322,7 +313,6 @@ def test_damaged_or_foreign_checkpoints_are_refused_untouched(tmp_path, finished
     assert os.listdir(tmp_path) == ["checkpoint.npz"]
 
 
-@SHARES_A_CHECKPOINT
 def test_archives_that_are_no_checkpoints(tmp_path, finished):
     path = tmp_path / "checkpoint.npz"
     np.savez(path, w=np.array([{}], dtype=object))

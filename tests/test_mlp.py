@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import TOLERANCE, assert_slopes, relative_error
+from oracles import TOLERANCE, assert_slopes, fill, relative_error
 
-from fundamentals import initializers
 from fundamentals.catalogue import RULES
 from fundamentals.models import mlp
 
@@ -16,9 +15,7 @@ LOSSES = ["softmax_cross_entropy", "squared_error", "binary_cross_entropy", "hin
 
 def problem(loss="softmax_cross_entropy", sizes=(7, 5, 3, 11), pieces=None, examples=13):
     rng = np.random.RandomState(0)
-    params = mlp.init(
-        jax.random.key(1), sizes, bias_initializer=initializers.normal(0.3), pieces=pieces, dtype=jnp.float64
-    )
+    params = fill(lambda key: mlp.init(key, sizes, pieces=pieces, dtype=jnp.float64))
     x = jnp.asarray(rng.normal(size=(examples, sizes[0])))
     labels = rng.randint(0, sizes[-1], size=examples)
     one_hot = labels[:, None] == np.arange(sizes[-1])
@@ -75,9 +72,8 @@ def test_forward_and_gradient_against_numpy_loops():
                 db1[j] += w2[j, k] * delta * (1 - h[j] ** 2)
                 for d in range(3):
                     dw1[d, j] += x[n, d] * w2[j, k] * delta * (1 - h[j] ** 2)
-    loss, gradient = mlp.loss_and_gradient(
-        params, x, t, activation=RULES["tanh"].rule, loss_rule=RULES["squared_error"].rule
-    )
+    rules = {"activation": RULES["tanh"].rule, "loss_rule": RULES["squared_error"].rule}
+    loss, gradient = jax.jit(lambda *a: mlp.loss_and_gradient(*a, **rules))(params, x, t)
     np.testing.assert_allclose(loss, total, rtol=1e-13)
     assert relative_error(gradient, (mlp.Layer(dw1, db1), mlp.Layer(dw2, db2))) <= 1e-13
 
@@ -85,8 +81,9 @@ def test_forward_and_gradient_against_numpy_loops():
 @pytest.mark.usefixtures("x64")
 def test_extra_leading_axes_are_examples():
     params, x, labels = problem(examples=12)
-    flat = mlp.loss_and_gradient(params, x, labels)
-    shaped = mlp.loss_and_gradient(params, x.reshape(3, 4, -1), labels.reshape(3, 4))
+    loss_and_gradient = jax.jit(mlp.loss_and_gradient)
+    flat = loss_and_gradient(params, x, labels)
+    shaped = loss_and_gradient(params, x.reshape(3, 4, -1), labels.reshape(3, 4))
     assert relative_error(shaped, flat) <= TOLERANCE["float64"]
 
 
@@ -102,7 +99,7 @@ def test_init_shapes_keys_and_defaults():
 
 
 def test_dtype_follows_the_parameters():
-    params = mlp.init(jax.random.key(0), (7, 5, 3), dtype=jnp.bfloat16)
+    params = fill(lambda key: mlp.init(key, (7, 5, 3), dtype=jnp.bfloat16))
     x, labels = jnp.ones((2, 7), jnp.bfloat16), jnp.array([0, 2])
-    loss, gradient = mlp.loss_and_gradient(params, x, labels)
+    loss, gradient = jax.jit(mlp.loss_and_gradient)(params, x, labels)
     assert {leaf.dtype for leaf in jax.tree.leaves((loss, gradient))} == {jnp.dtype(jnp.bfloat16)}

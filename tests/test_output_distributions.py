@@ -26,9 +26,6 @@ def measurements(**changes):
     return [row._replace(**changes) if row.notes == "H2" else row for row in rows]
 
 
-SHARES_THE_RUN = pytest.mark.xdist_group("output distributions")
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
@@ -36,7 +33,6 @@ def finished(tmp_path_factory):
     return folder, verdicts, json.loads((folder / "results.json").read_text())
 
 
-@SHARES_THE_RUN
 def test_every_row_of_the_notes_is_judged_and_the_formulas_hold(finished):
     folder, verdicts, results = finished
     rows = ["H1", "H1", "H2", "H2", "H3", "H3", "H4", "H4", "H1", "H1", "H3, H4", "claim 21", "claim 21"]
@@ -47,7 +43,6 @@ def test_every_row_of_the_notes_is_judged_and_the_formulas_hold(finished):
     assert (folder / "output_distributions.png").read_bytes().startswith(b"\x89PNG")
 
 
-@SHARES_THE_RUN
 def test_results(finished):
     _, _, results = finished
     assert [row["notes"] for row in results["output_types"]] == ["H1", "H2", "H3", "H4"]
@@ -61,7 +56,6 @@ def test_results(finished):
     assert results["inverse_map"]["true_density_nll"] < min(s["nll"] for s in scores.values())
 
 
-@SHARES_THE_RUN
 def test_effective_flags_repeat_the_run(finished, tmp_path):
     folder, _, results = finished
     values = flags.FlagValues()
@@ -256,7 +250,6 @@ def test_divergence_is_reported(tmp_path):
     assert scores["mixture"]["nll"] is None
 
 
-@SHARES_THE_RUN
 def test_earlier_results_are_not_overwritten_unless_told(finished):
     folder, _, _ = finished
     before = (folder / "results.json").read_bytes()

@@ -1,6 +1,6 @@
 """The contract of every rule in the catalogue. A rule gets all of these tests by having a row there.
 
-Compiling takes most of their time, so that the programs of a rule are shared, and its tests run in one process.
+Compiling takes most of their time, so that the programs of a rule are shared by its tests (one file, one process).
 """
 
 import functools
@@ -42,9 +42,7 @@ RULES = RULES | {
         RULES["linear_cross_entropy"].example,
     ),
 }
-EVERY_RULE = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in RULES]
-)
+EVERY_RULE = pytest.mark.parametrize("name", RULES)
 
 
 @functools.cache

@@ -45,21 +45,35 @@ def hand(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:
     return rule.bwd(rule.fwd(*args)[1], dy)
 
 
-def both(rule: Rule, derivative: Callable[..., Any] = hand) -> Callable[[tuple[Any, ...], Any], Any]:
-    """(args, dy) → the value and the cotangents in one program: eagerly, every operation would be compiled alone."""
-    return jax.jit(lambda args, dy: (rule.primal(*args), derivative(rule, args, dy)))
-
-
 def autodiff(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:
     """Cotangents by `jax.vjp` of the primal; None for arguments that are not floating."""
+    return _by_autodiff(rule, args, dy)[1]
+
+
+def both(rule: Rule, derivative: Callable[..., Any] = hand) -> Callable[[tuple[Any, ...], Any], Any]:
+    """(args, dy) → value and cotangents in one program: by the rule, or of its primal by `autodiff`.
+
+    Eagerly, every operation would be compiled alone.
+    """
+    pair = {hand: _by_hand, autodiff: _by_autodiff}[derivative]
+    return jax.jit(lambda args, dy: pair(rule, args, dy))
+
+
+def _by_hand(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, tuple[Any, ...]]:
+    y, residuals = rule.fwd(*args)
+    return y, rule.bwd(residuals, dy)
+
+
+def _by_autodiff(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, tuple[Any, ...]]:
     floating = [i for i, arg in enumerate(args) if is_floating(arg)]
 
     def primal(*values: Any) -> Any:
         replaced = dict(zip(floating, values, strict=True))
         return rule.primal(*(replaced.get(i, arg) for i, arg in enumerate(args)))
 
-    cotangents = dict(zip(floating, jax.vjp(primal, *(args[i] for i in floating))[1](dy), strict=True))
-    return tuple(cotangents.get(i) for i in range(len(args)))
+    y, pullback = jax.vjp(primal, *(args[i] for i in floating))
+    cotangents = dict(zip(floating, pullback(dy), strict=True))
+    return y, tuple(cotangents.get(i) for i in range(len(args)))
 
 
 def assert_slopes(function: Callable[[Any], Any], at: Any, gradient: Any, what: str) -> None:

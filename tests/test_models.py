@@ -139,14 +139,16 @@ LOSSES = {
     "cnn": (cnn, "cnn(activation=gelu)", {}),
     "cnn(norm=batch_norm, activation=silu)": (cnn, "cnn(activation=gelu)", {"norm": BATCH_NORM, "activation": SILU}),
     "rnn": (rnn, "rnn_classifier", {}),
-    "transformer": (transformer, "transformer_classifier", {"heads": 2}),
-    "transformer(blockwise)": (
+    "transformer": (
         transformer,
         "transformer_classifier",
         {"heads": 2, "attention": bind(BLOCKWISE, block_size=2), "activation": SILU},
     ),
-    "language_model": (language_model, "transformer_language_model", {"heads": 2, "chunk_size": 5}),
-    "language_model(ignored)": (language_model, "transformer_language_model", {"heads": 2, "ignored_label": 2}),
+    "language_model": (
+        language_model,
+        "transformer_language_model",
+        {"heads": 2, "chunk_size": 5, "ignored_label": 2},
+    ),
 }
 
 

@@ -82,7 +82,8 @@ def _differences(axes: Axes, differences: np.ndarray, names: Sequence[str], boun
         for handle in filter(None, legend.legend_handles):
             handle.set_alpha(1)
     if equal:
-        where = ", ".join(equal) if len(equal) <= 4 else f"{len(equal)} parameters"
+        where = ", ".join(equal)
+        where = where if len(where) <= 40 else f"{len(equal)} of {len(names)} parameters"  # more would leave the axes
         where = where if len(equal) < len(names) else "any parameter"
         axes.text(0.5, 0.82, f"no bit differs in {where}", ha="center", fontsize=8, transform=axes.transAxes)
 
@@ -99,8 +100,9 @@ def _misread(figure: Any, test: Split, predictions: np.ndarray) -> None:
     axes.set_axis_off()
     height, width = test.inputs.shape[1:3]
     pitch = 1.5 * width  # side by side in one picture: an Axes each would take most of the figure's time
+    first = (10 - len(shown)) / 2 * pitch  # in the middle, and as large, if there are fewer than ten
     for position, index in enumerate(shown):
-        left = pitch * position
+        left = first + pitch * position
         axes.imshow(test.inputs[index], cmap="gray_r", vmin=0, extent=(left, left + width, height, 0))
         label = f"{test.labels[index]} → {predictions[index]}"
         axes.text(left + width / 2, -0.1 * height, label, ha="center", va="bottom", fontsize=9)

@@ -69,14 +69,13 @@ SMOOTH_AT_ZERO = [("sigmoid", 0.25), ("tanh", 1.0), ("softplus", 0.5), ("silu", 
 
 @DTYPES
 @pytest.mark.parametrize(("name", "slope"), KINKS + SMOOTH_AT_ZERO)
-@pytest.mark.parametrize("zero", [0.0, -0.0])
 @pytest.mark.usefixtures("x64")
-def test_derivative_at_zero(name, slope, zero, dtype):
-    rule, x = RULES[name].rule, jnp.full((3,), zero, dtype)
-    dy = jnp.array([1.0, -2.0, 0.5], dtype)
+def test_derivative_at_zero(name, slope, dtype):
+    rule, x = RULES[name].rule, jnp.array([0.0, -0.0, 0.0, -0.0], dtype)
+    dy = jnp.array([1.0, -2.0, 0.5, 4.0], dtype)
     expected = jnp.asarray(slope, dtype) * dy
-    np.testing.assert_array_equal(hand(rule, (x,), dy)[0], expected)
-    np.testing.assert_array_equal(autodiff(rule, (x,), dy)[0], expected)
+    for derivative in (hand, autodiff):
+        np.testing.assert_array_equal(both(rule, derivative)((x,), dy)[1][0], expected)
 
 
 @pytest.mark.usefixtures("x64")
@@ -105,7 +104,7 @@ def test_extremes_are_finite_and_agree(name, dtype):
 def test_nan_is_not_hidden(name):
     rule, x = RULES[name].rule, jnp.array([[1.0, jnp.nan, -1.0]])
     assert np.isnan(rule.primal(x)[0, 1])
-    found, expected = hand(rule, (x,), jnp.ones_like(x))[0], autodiff(rule, (x,), jnp.ones_like(x))[0]
+    (found,), (expected,) = (both(rule, derivative)((x,), np.ones_like(x))[1] for derivative in (hand, autodiff))
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
 
 

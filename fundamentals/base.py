@@ -104,7 +104,8 @@ def hand_derived(rule: Rule) -> Callable[..., Any]:
 
     For research code that wants the speed or memory of the hand-derived backward pass inside
     `jax.grad`. As with any `jax.custom_vjp`, forward mode (`jax.jvp`) is not available. Keyword-only options are
-    constants, which nothing differentiates through; those that are arrays (a key, a mask) may be traced or mapped over.
+    constants: their gradient is 0, where autodiff of the primal may give another. Those that are arrays (a key, a mask)
+    may be traced or mapped over.
 
     Args:
       rule: the function and its passes.
@@ -125,7 +126,8 @@ def hand_derived(rule: Rule) -> Callable[..., Any]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{_name(rule.primal)}: {error}") from None
+            options = ", ".join(sorted(_options(rule.primal))) or "none"
+            raise TypeError(f"{_name(rule.primal)}: {error}; its keyword-only options: {options}") from None
         arrays = {name: value for name, value in bound.kwargs.items() if isinstance(value, jax.Array | np.ndarray)}
         constants = bind(rule, **{name: value for name, value in bound.kwargs.items() if name not in arrays})
 
@@ -138,7 +140,15 @@ def hand_derived(rule: Rule) -> Callable[..., Any]:
 
         def bwd(kept: tuple[dict[str, Any], Any], dy: Any) -> tuple[Any, ...]:
             arrays, residuals = kept
-            return None, *bind(constants, **arrays).bwd(residuals, dy)
+            cotangents = bind(constants, **arrays).bwd(residuals, dy)
+            if not isinstance(cotangents, tuple) or len(cotangents) != len(bound.args):
+                given = type(cotangents).__name__
+                given += f" of {len(cotangents)}" if isinstance(cotangents, tuple) else ""
+                raise TypeError(
+                    f"hand_derived: the backward pass of {_name(rule.primal)} returned a {given}; expected a tuple of "
+                    f"{len(bound.args)}, one cotangent for each positional argument"
+                )
+            return None, *cotangents
 
         differentiable = jax.custom_vjp(primal)
         differentiable.defvjp(fwd, bwd)

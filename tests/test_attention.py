@@ -246,7 +246,7 @@ BAD = {
     "mask has shape [5, 7]; expected [B, N, T, S] = [2, 4, 5, 6], or 1s": lambda f: f(X, K2, K2, mask=RANDOM[0, 0, :5]),
     "mask has shape [2, 2, 5, 6]; expected [B, N, T, S]": lambda f: f(X, K2, K2, mask=np.ones((2, 2, 5, 6), bool)),
     "mask has dtype float32; expected bool": lambda f: f(X, K2, K2, mask=jnp.ones((2, 4, 5, 6))),
-    "query_seq_lengths has shape [3, 1]; expected [B, N] = [2, 4], or 1s": (
+    "query_seq_lengths has shape [3]; expected [B] = [2], or 1s": (
         lambda f: f(X, K2, K2, query_seq_lengths=np.array([1, 2, 3]))
     ),
     "key_value_seq_lengths has dtype float32; expected an integer dtype": (

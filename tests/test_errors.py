@@ -108,7 +108,12 @@ VALUES = {
 
 TYPES = {
     "hand_derived: rule is <function sigmoid": lambda: hand_derived(activations.sigmoid),
-    "elu: got an unexpected keyword argument 'slope'": lambda: hand_derived(ELU)(X, slope=1.0),
+    "elu: got an unexpected keyword argument 'slope'; its keyword-only options: alpha": (
+        lambda: hand_derived(ELU)(X, slope=1.0)
+    ),
+    "hand_derived: the backward pass of elu returned a tuple of 2; expected a tuple of 1": lambda: jax.grad(
+        lambda x: hand_derived(ELU._replace(bwd=lambda residuals, dy: (dy, dy)))(x).sum()
+    )(X),
     "mlp: activation is <function relu": lambda: mlp.apply((mlp.Layer(W, B),), X, activation=activations.relu),
     "mlp.loss: loss_rule is <function hinge": lambda: mlp.loss((mlp.Layer(W, B),), X, X, loss_rule=losses.hinge),
     "momentum: gradients['w'] has dtype int32; expected a floating dtype": lambda: optimizers.momentum(0.1).update(

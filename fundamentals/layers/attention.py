@@ -61,7 +61,7 @@ def attention(
       causal: query t attends to keys 0 … t only.
       mask: bool [B, N, T, S], each axis of it whole or 1: True where the query may attend to the key.
       query_seq_lengths: integers [B], or broadcastable to [B, N]: how many of the T queries count; the rest get zeros.
-      key_value_seq_lengths: likewise, how many of the S keys.
+      key_value_seq_lengths: likewise, how many of the S keys. A length below 0 is 0, and one above S (or T) is all.
       scale: of the scores; None for H^−½.
 
     Returns:

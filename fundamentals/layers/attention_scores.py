@@ -78,7 +78,9 @@ def pattern(
             return None
         given = _checks.array(function, name, value, "integer")
         given = given.astype(jnp.int32) if given.dtype.itemsize < 4 else jnp.clip(given, 0, longest).astype(jnp.int32)
-        given = given[:, None] if given.ndim == 1 else given
+        if given.ndim == 1:
+            _checks.broadcastable(function, name, given, "B", (batch,))
+            given = given[:, None]
         _checks.broadcastable(function, name, given, "B N", (batch, heads))
         return grouped(given)[..., None, None]
 

@@ -30,7 +30,8 @@ def dropout(x: ArrayLike, *, key: PRNGKey, rate: Numeric) -> Array:
       [...], in the dtype of x.
 
     Raises:
-      ValueError: `rate` is outside [0, 1) (checked where its value is known), or `key` is several keys.
+      ValueError: `rate` is outside [0, 1), or `key` is several keys. Under `jit`, where a traced rate has no value to
+        look at, 1 or more drops everything, and less than 0 nothing.
       TypeError: x is not floating, or `key` is not a typed PRNG key.
     """
     return dropout_fwd(x, key=key, rate=rate)[0]

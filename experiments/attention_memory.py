@@ -60,7 +60,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer("repeats", 7, "Most rounds to time at one length.", lower_bound=1, **options)
     flags.DEFINE_float("seconds", 12.0, "No round begins later than this.", lower_bound=0.0, **options)
     flags.DEFINE_float("tolerance", 1e-5, "Of gradients, relative to the largest entry.", lower_bound=0.0, **options)
-    flags.DEFINE_integer("judge_at", 4096, "The length at which the targets are judged.", lower_bound=1, **options)
+    flags.DEFINE_integer(
+        "judge_at",
+        4096,
+        "The length at which the targets are judged; their defaults are for 4096.",
+        lower_bound=1,
+        **options,
+    )
     flags.DEFINE_float(
         "target_memory", 40.0, "Textbook memory / memory by hand, at least; 0: not judged.", lower_bound=0.0, **options
     )

@@ -17,7 +17,7 @@ many of the squared error's lie between the branches, where no t could have give
 
     python -m experiments.output_distributions --flagfile=configs/output_distributions.flags
 
-Ctrl-C leaves what is finished; claim 21 is judged where the training is.
+Ctrl-C leaves what is finished; the verdicts on the inverse map come with its training.
 """
 
 import functools

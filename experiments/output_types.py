@@ -1,6 +1,6 @@
 """Output types with their distribution, output layer and cost: the library's gradients beside the formulas in NumPy.
 
-(A categorical distribution is the notes' "multinoulli".)
+(A categorical distribution is the "multinoulli" of some textbooks.)
 """
 
 import math

@@ -7,7 +7,7 @@ ranges, hyperparameters) is checked when the value is known; inside `jit` it is 
 of the function says what happens then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -94,9 +94,14 @@ def rule(function: str, name: str, value: Any) -> None:
 
 
 def instance(function: str, name: str, value: Any, expected: type) -> None:
-    """A state is the one that belongs to the function."""
+    """Parameters and states are of the type that belongs to the function."""
     if not isinstance(value, expected):
-        raise TypeError(f"{function}: {name} is a {type(value).__name__}; expected {expected.__name__}")
+        found, wanted = type(value), expected.__name__
+        same = found.__name__ == wanted  # as in cnn.Params and rnn.Params
+        raise TypeError(
+            f"{function}: {name} is of type {_with_module(found) if same else found.__name__}; "
+            f"expected {_with_module(expected) if same else wanted}"
+        )
 
 
 def scalar(function: str, name: str, value: Any) -> None:
@@ -140,7 +145,14 @@ def examples(function: str, name: str, x: Array) -> None:
 
 
 def label_range(
-    function: str, name: str, labels: ArrayLike, classes: int, what: str = "class", *, ignored: int | None = None
+    function: str,
+    name: str,
+    labels: ArrayLike,
+    classes: int,
+    what: str = "class",
+    *,
+    ignored: int | None = None,
+    hint: str = "",
 ) -> None:
     """Class indices lie in [0, classes) or are the ignored one; checked when the labels are concrete."""
     values = _concrete(labels)
@@ -149,7 +161,7 @@ def label_range(
     if values is not None and values.size and (values.min() < 0 or values.max() >= classes):
         raise ValueError(
             f"{function}: {name} has values from {values.min()} to {values.max()}; "
-            f"expected {what} indices in [0, {classes})" + ("" if ignored is None else f" or {ignored}")
+            f"expected {what} indices in [0, {classes})" + ("" if ignored is None else f" or {ignored}") + hint
         )
 
 
@@ -198,6 +210,15 @@ def positive_integers(function: str, **values: Any) -> None:
             raise TypeError(f"{function}: {name} is {_describe(value)}; expected an integer ≥ 1")
         if value < 1:
             raise ValueError(f"{function}: {name} is {value}; expected an integer ≥ 1")
+
+
+def layer_sizes(function: str, name: str, sizes: Any, least: int, expected: str) -> None:
+    """A sequence of at least so many sizes."""
+    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
+        raise TypeError(f"{function}: {name} is {_describe(sizes)}; expected a sequence: {expected}")
+    if len(sizes) < least:
+        raise ValueError(f"{function}: {name} is {tuple(sizes)}; expected at least {expected}")
+    positive_integers(function, **{f"{name}[{i}]": size for i, size in enumerate(sizes)})
 
 
 def counts(function: str, **values: Any) -> None:
@@ -249,7 +270,8 @@ def same_shapes(function: str, reference_name: str, reference: Any, **trees: Any
     for name, tree in trees.items():
         leaves, found = jax.tree.leaves(tree), jax.tree.structure(tree)
         if found != structure:
-            raise ValueError(f"{function}: {name} has structure {found}; expected {structure} as in {reference_name}")
+            difference = _difference(tree, reference)
+            raise ValueError(f"{function}: {name} has another structure than {reference_name}: {difference}")
         for (path, want), leaf in zip(expected, leaves, strict=True):
             if jnp.shape(leaf) != jnp.shape(want):
                 raise ValueError(
@@ -311,7 +333,27 @@ def _show(size: Any) -> str:
     return f"[{', '.join(map(str, size))}]" if isinstance(size, tuple) else str(size)
 
 
+def _difference(tree: Any, reference: Any) -> str:
+    """Where one pytree's structure first departs from another's."""
+    found, wanted = (
+        [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(t)] for t in (tree, reference)
+    )
+    missing = next((path for path in wanted if path not in found), None)
+    if missing is not None:
+        return f"{missing or 'an array'} is missing"
+    extra = next((path for path in found if path not in wanted), None)
+    if extra is not None:
+        return f"{extra or 'an array'} is too much"
+    return f"the same leaves in other containers, {_with_module(type(tree))} for {_with_module(type(reference))}"
+
+
+def _with_module(kind: type) -> str:
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[-1]}.{kind.__name__}"
+
+
 def _describe(value: Any) -> str:
+    if isinstance(value, jax.core.Tracer):
+        return "traced (an argument of jit that is not static, or of vmap)"
     text = repr(value)
     text = text if len(text) <= 40 and "\n" not in text else "a value"
     return f"{text} ({type(value).__name__})"

@@ -8,7 +8,7 @@ import pytest
 from fundamentals import Rule, activations, data, hand_derived, initializers, losses, optimizers
 from fundamentals.base import bind
 from fundamentals.layers import linear
-from fundamentals.models import mlp
+from fundamentals.models import mlp, rnn
 
 KEY = jax.random.key(0)
 X, W, B = jnp.ones((2, 4)), jnp.ones((4, 3)), jnp.ones(3)
@@ -55,8 +55,14 @@ SHAPES = {
     "sgd: gradients['b'] has shape [1]; expected [3] as in params": lambda: optimizers.sgd(0.1).update(
         PARAMS | {"b": jnp.ones(1)}, optimizers.sgd(0.1).init(PARAMS), PARAMS
     ),
-    "adam: gradients has structure": lambda: optimizers.adam(0.1).update(
-        {"w": jnp.ones((2, 3))}, optimizers.adam(0.1).init(PARAMS)
+    "adam: gradients has another structure than the first moment: ['b'] is missing": lambda: optimizers.adam(
+        0.1
+    ).update({"w": jnp.ones((2, 3))}, optimizers.adam(0.1).init(PARAMS)),
+    "adam: gradients has another structure than the first moment: ['c'] is too much": lambda: optimizers.adam(
+        0.1
+    ).update(PARAMS | {"c": B}, optimizers.adam(0.1).init(PARAMS)),
+    "sgd: gradients has another structure than params: the same leaves in other containers, list for tuple": (
+        lambda: optimizers.sgd(0.1).update([X, W], optimizers.sgd(0.1).init((X, W)), (X, W))
     ),
     "apply_updates: updates['b'] has shape []; expected [3] as in params": lambda: optimizers.apply_updates(
         PARAMS, PARAMS | {"b": jnp.ones(())}
@@ -73,7 +79,7 @@ VALUES = {
     ),
     "he_normal: shape is [-2, 3]; expected [..., D, H]": lambda: initializers.he_normal()(KEY, (-2, 3), jnp.float32),
     "data.load: 'digits' is in the box; expected no data_dir, not 'here'": lambda: data.load("digits", "here"),
-    "softmax_cross_entropy: labels has values from -1 to 2; expected class indices in [0, 4)": lambda: (
+    "labels has values from -1 to 2; expected class indices in [0, 4) (ignored_label names one to leave out)": lambda: (
         losses.softmax_cross_entropy(X, jnp.array([-1, 2]))
     ),
     "softmax_cross_entropy: labels has values from 0 to 4; expected class indices in [0, 4)": lambda: (
@@ -122,7 +128,7 @@ TYPES = {
     "apply_updates: params has dtype int32; expected a floating dtype": lambda: optimizers.apply_updates(
         jnp.arange(3), jnp.ones(3)
     ),
-    "adam: state is a SgdState; expected AdamState": lambda: optimizers.adam(0.1).update(
+    "adam: state is of type SgdState; expected AdamState": lambda: optimizers.adam(0.1).update(
         PARAMS, optimizers.sgd(0.1).init(PARAMS)
     ),
     "sigmoid: x has dtype int32; expected a floating dtype": lambda: activations.sigmoid(jnp.arange(3)),
@@ -137,6 +143,12 @@ TYPES = {
     "hinge: labels has dtype bool; expected an integer or floating dtype": lambda: losses.hinge(X, X > 0),
     "zeros: dtype is int32; expected a floating dtype": lambda: initializers.zeros(KEY, (2, 3), jnp.int32),
     "he_normal: dtype is int32; expected a floating dtype": lambda: initializers.he_normal()(KEY, (2, 3), jnp.int32),
+    "mlp: params[0] is of type tuple; expected Layer": lambda: mlp.apply(rnn.init(KEY, (2, 3, 4)), X),
+    "mlp.init: key has dtype uint32; expected a typed PRNG key": lambda: mlp.init(jax.random.PRNGKey(0), (2, 3)),
+    "mlp.init: sizes is 4 (int); expected a sequence: the inputs and the outputs": lambda: mlp.init(KEY, 4),
+    "mlp.init: sizes[1] is traced (an argument of jit that is not static, or of vmap); expected an integer": (
+        lambda: jax.jit(lambda n: mlp.init(KEY, (2, n)))(3)
+    ),
     "mlp.init: sizes[1] is 3.0 (float); expected an integer ≥ 1": lambda: mlp.init(KEY, (4, 3.0, 2)),
     "mlp.init: sizes[0] is True (bool); expected an integer ≥ 1": lambda: mlp.init(KEY, (True, 2)),
     "adam: learning_rate is 'fast' (str); expected a number in [0, inf)": lambda: optimizers.adam("fast"),

@@ -13,6 +13,7 @@ from scripts import parse
 
 from experiments import common, inverse_map, output_distributions, output_types
 from experiments.output_distributions import Score
+from fundamentals.models import mlp
 
 SMALL = {"examples": "40", "components": "2", "hidden_sizes": "3", "steps": "150"}
 NO_MISMATCH = output_types.Mismatch((-1.0, -4e-5), (-1.0, -4e-5), (11, 22063), (11.0, 22059.0))
@@ -194,7 +195,7 @@ def test_mixture_head(x64):
 def test_answers_and_likelihoods(x64):
     # Networks of one layer, whose outputs are their biases.
     def network(*biases):
-        return ((jnp.zeros((1, len(biases))), jnp.array(biases)),)
+        return (mlp.Layer(jnp.zeros((1, len(biases))), jnp.array(biases)),)
 
     squared, _, mixture = inverse_map.heads(2).values()
     x, t = jnp.array([[0.1], [0.9]]), jnp.array([[0.0], [1.0]])

@@ -16,13 +16,12 @@ ROOT = Path(fundamentals.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # A module may import what stands in tiers before its own, and its own package.
 TIERS = [
-    {"base", "_checks", "_blocks", "program"},
+    {"base", "_checks", "_blocks"},
     {"activations", "layers", "losses", "initializers", "data"},
     {"models"},
     {"catalogue"},
 ]
-GROUND = {"optimizers", "memory", "graph", "gradcheck", "svm", "training"}  # stand on the first tier alone
-ALSO = {"svm": {"losses"}}
+GROUND = {"optimizers"}  # stand on the first tier alone
 THIRD_PARTIES = {"jax", "numpy", "chex"}
 
 
@@ -46,7 +45,7 @@ def topic(path):
 def test_imports_run_one_way(path):
     own = topic(path)
     if own in GROUND:
-        allowed = TIERS[0] | ALSO.get(own, set())
+        allowed = TIERS[0]
     else:
         level = next(i for i, tier in enumerate(TIERS) if own in tier)
         allowed = set().union(*TIERS[:level]) | (TIERS[0] if level == 0 else set())

@@ -110,9 +110,7 @@ def softmax_cross_entropy_fwd(
     classes = logits.shape[-1]
     _checks.not_empty("softmax_cross_entropy", "logits", classes, "K")
     _checks.interval("softmax_cross_entropy", "[0, 1)", label_smoothing=label_smoothing)
-    if ignored_label is not None:
-        _checks.integer("softmax_cross_entropy", "ignored_label", ignored_label)
-    _checks.label_range("softmax_cross_entropy", "labels", given, classes, ignored=ignored_label)
+    check_labels("softmax_cross_entropy", given, classes, ignored_label)
     labels, ignored = class_indices(labels, classes, ignored_label)
     wide = logits.astype(accumulation_dtype(logits.dtype))
     if ignored is not None:
@@ -258,6 +256,14 @@ def multiclass_hinge_bwd(residuals: MulticlassHingeResiduals, dy: Array) -> tupl
     g = dy.astype(accumulation_dtype(dy.dtype))
     d = jnp.where(violated, g[..., None], 0)
     return _subtract_at_labels(d, labels, jnp.sum(d, axis=-1)).astype(dy.dtype), None
+
+
+def check_labels(function: str, labels: ArrayLike, classes: int, ignored_label: int | None) -> None:
+    """Labels are classes or the ignored one; the message names the option to those who count on a default for it."""
+    if ignored_label is not None:
+        _checks.integer(function, "ignored_label", ignored_label)
+    hint = " (ignored_label names one to leave out)" if ignored_label is None else ""
+    _checks.label_range(function, "labels", labels, classes, ignored=ignored_label, hint=hint)
 
 
 def class_indices(labels: Array, classes: int, ignored_label: int | None = None) -> tuple[Array, Array | None]:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from fundamentals import _checks
 from fundamentals._blocks import Blocks
 from fundamentals.base import Array, ArrayLike, Numeric, accumulation_dtype, product_dtype, vary_together
-from fundamentals.losses.classification import class_indices
+from fundamentals.losses.classification import check_labels, class_indices
 
 
 class LinearCrossEntropyResiduals(NamedTuple):
@@ -88,9 +88,7 @@ def linear_cross_entropy_fwd(
     _checks.not_empty("linear_cross_entropy", "w", classes, "V")
     _checks.positive_integers("linear_cross_entropy", chunk_size=chunk_size)
     _checks.interval("linear_cross_entropy", "[0, 1)", label_smoothing=label_smoothing)
-    if ignored_label is not None:
-        _checks.integer("linear_cross_entropy", "ignored_label", ignored_label)
-    _checks.label_range("linear_cross_entropy", "labels", given, classes, ignored=ignored_label)
+    check_labels("linear_cross_entropy", given, classes, ignored_label)
     labels, ignored = class_indices(labels, classes, ignored_label)
     if ignored is not None:
         x = jnp.where(ignored[..., None], 0, x)  # so that padding may be anything, NaN too

@@ -114,10 +114,9 @@ def init(
     Raises:
       ValueError: there is no stage, or a size is not positive.
     """
-    if len(channels) < 2:
-        raise ValueError(f"cnn.init: channels is {tuple(channels)}; expected the image's and at least one stage's")
-    sizes = {f"channels[{i}]": size for i, size in enumerate(channels)}
-    _checks.positive_integers("cnn.init", outputs=outputs, kernel_size=kernel_size, **sizes)
+    _checks.key("cnn.init", "key", key)
+    _checks.layer_sizes("cnn.init", "channels", channels, 2, "the image's and one stage's")
+    _checks.positive_integers("cnn.init", outputs=outputs, kernel_size=kernel_size)
     _checks.counts("cnn.init", blocks=blocks)
     *stage_keys, output_key = jax.random.split(key, len(channels))
 
@@ -164,6 +163,7 @@ def cnn_fwd(
     """Keeps what each layer keeps. Not the pixels that are averaged in the end: a mean's derivative is a constant."""
     _checks.rule("cnn", "norm", norm)
     _checks.rule("cnn", "activation", activation)
+    _checks.instance("cnn", "params", params, Params)
     if not params.stages:
         raise ValueError("cnn: params has no stages; expected at least one")
     (y,) = _checks.arrays("cnn", x=(x, "B H W C"))

@@ -62,6 +62,7 @@ def init(
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
     """Parameters for at most `length` tokens; the other arguments as for `transformer.init_encoder`."""
+    _checks.key("language_model.init", "key", key)
     _checks.positive_integers("language_model.init", vocabulary=vocabulary, length=length)
     table_key, position_key, encoder_key, output_key = jax.random.split(key, 4)
     encoder = init_encoder(encoder_key, width=width, layers=layers, hidden=hidden, initializer=initializer, dtype=dtype)
@@ -193,6 +194,7 @@ def _decode_fwd(
     params: Params, tokens: ArrayLike, heads: int, attention: Rule, activation: Rule
 ) -> tuple[Array, tuple[EmbeddingResiduals, Array, EncoderResiduals]]:
     """The language model without its last product."""
+    _checks.instance("transformer_language_model", "params", params, Params)
     _checks.arrays("transformer_language_model", tokens=(tokens, "B T", "integer"))
     z, table = embedding_fwd(params.table, tokens)
     z = z + first_positions("transformer_language_model", params.positions, z)

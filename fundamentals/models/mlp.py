@@ -75,9 +75,8 @@ def init(
     Raises:
       ValueError: fewer than two sizes, or one that is not positive.
     """
-    if len(sizes) < 2:
-        raise ValueError(f"mlp.init: sizes is {tuple(sizes)}; expected at least the inputs and the outputs")
-    _checks.positive_integers("mlp.init", **{f"sizes[{i}]": size for i, size in enumerate(sizes)})
+    _checks.key("mlp.init", "key", key)
+    _checks.layer_sizes("mlp.init", "sizes", sizes, 2, "the inputs and the outputs")
     if pieces is not None:
         _checks.positive_integers("mlp.init", pieces=pieces)
     layers = []
@@ -120,6 +119,8 @@ def mlp_fwd(params: Params, x: ArrayLike, *, activation: Rule = RELU) -> tuple[A
     _checks.rule("mlp", "activation", activation)
     if not params:
         raise ValueError("mlp: params is empty; expected at least one layer")
+    for i, layer in enumerate(params):
+        _checks.instance("mlp", f"params[{i}]", layer, Layer)
     *hidden, output = params
     residuals = []
     for layer in hidden:

@@ -64,9 +64,8 @@ def init(
     Raises:
       ValueError: fewer than three sizes, or one that is not positive.
     """
-    if len(sizes) < 3:
-        raise ValueError(f"rnn.init: sizes is {tuple(sizes)}; expected the inputs, at least one layer, the outputs")
-    _checks.positive_integers("rnn.init", **{f"sizes[{i}]": size for i, size in enumerate(sizes)})
+    _checks.key("rnn.init", "key", key)
+    _checks.layer_sizes("rnn.init", "sizes", sizes, 3, "the inputs, one layer, the outputs")
     *cell_keys, output_key = jax.random.split(key, len(sizes) - 1)
     cells = []
     for cell_key, (inputs, units) in zip(cell_keys, itertools.pairwise(sizes[:-1]), strict=True):
@@ -96,6 +95,7 @@ def rnn_classifier(params: Params, x: ArrayLike) -> Array:
 
 def rnn_classifier_fwd(params: Params, x: ArrayLike) -> tuple[Array, RnnClassifierResiduals]:
     """Keeps what each layer keeps: the sequence and every state."""
+    _checks.instance("rnn_classifier", "params", params, Params)
     if not params.cells:
         raise ValueError("rnn_classifier: params has no cells; expected at least one layer")
     (y,) = _checks.arrays("rnn_classifier", x=(x, "B T D"))

@@ -103,8 +103,10 @@ def init_encoder(
     Raises:
       ValueError: a size is not positive.
     """
+    _checks.key("transformer.init", "key", key)
+    _checks.positive_integers("transformer.init", width=width, layers=layers)
     hidden = 4 * width if hidden is None else hidden
-    _checks.positive_integers("transformer.init", width=width, layers=layers, hidden=hidden)
+    _checks.positive_integers("transformer.init", hidden=hidden)
     norm = Norm(jnp.ones(width, dtype), jnp.zeros(width, dtype))
 
     def block(key: PRNGKey) -> Block:
@@ -131,6 +133,7 @@ def init(
     dtype: DTypeLike = jnp.float32,
 ) -> Classifier:
     """Parameters of a classifier of sequences [length, inputs]; the other arguments as for `init_encoder`."""
+    _checks.key("transformer.init", "key", key)
     _checks.positive_integers("transformer.init", inputs=inputs, length=length, outputs=outputs)
     input_key, position_key, encoder_key, output_key = jax.random.split(key, 4)
     encoder = init_encoder(encoder_key, width=width, layers=layers, hidden=hidden, initializer=initializer, dtype=dtype)
@@ -171,6 +174,7 @@ def transformer_encoder_fwd(
     _checks.rule("transformer_encoder", "attention", attention)
     _checks.rule("transformer_encoder", "activation", activation)
     _checks.positive_integers("transformer_encoder", heads=heads)
+    _checks.instance("transformer_encoder", "params", params, Encoder)
     (y,) = _checks.arrays("transformer_encoder", x=(x, "B T M"))
     if y.shape[2] % heads:
         raise ValueError(f"transformer_encoder: heads is {heads}; expected a divisor of M = {y.shape[2]} from x")
@@ -231,6 +235,7 @@ def transformer_classifier_fwd(
     params: Classifier, x: ArrayLike, *, heads: int, attention: Rule = ATTENTION, activation: Rule = GELU
 ) -> tuple[Array, ClassifierResiduals]:
     """Keeps what each layer keeps. Not the encoder's output, whose mean is taken: its derivative is 1/T."""
+    _checks.instance("transformer_classifier", "params", params, Classifier)
     (x,) = _checks.arrays("transformer_classifier", x=(x, "B T D"))
     z, inputs = linear_fwd(x, *params.inputs)
     z = z + first_positions("transformer_classifier", params.positions, z)

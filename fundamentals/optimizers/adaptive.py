@@ -30,7 +30,7 @@ def rmsprop(
 ) -> Optimizer:
     """RMSProp: s ← ρ s + (1 − ρ) g², θ ← θ − η g / (√(s + eps_root) + eps).
 
-    The defaults put ε inside the root, as the notes, JAX and optax do. PyTorch and CS231n have it outside:
+    The defaults put ε inside the root, as JAX, optax and many lecture notes do. PyTorch and CS231n have it outside:
     `rmsprop(η, ρ, eps=ε, eps_root=0.0)`. s starts at 0 without bias correction, so first steps are 1/√(1 − ρ) × larger.
 
     Args:
@@ -92,8 +92,8 @@ def adam(
         v ← β₂ v + (1 − β₂) g²       v̂ = v / (1 − β₂ᵗ)        θ ← θ − η m̂ / (√(v̂ + eps_root) + eps)
 
     with t = 1 at the first update, whose length is therefore η in every coordinate. v is the uncentred second
-    moment, not a variance. The defaults are the paper's, ε outside the root, as in PyTorch and optax; the notes'
-    form is `adam(η, eps=0.0, eps_root=ε)`. Keras's ε is the paper's ε̂, outside the root of the uncorrected v.
+    moment, not a variance. The defaults are the paper's, ε outside the root, as in PyTorch and optax; the
+    other form is `adam(η, eps=0.0, eps_root=ε)`. Keras's ε is the paper's ε̂, outside the root of the uncorrected v.
 
     Args:
       learning_rate: η, a number ≥ 0 or a function of the step count.

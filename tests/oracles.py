@@ -42,12 +42,12 @@ def cotangent_like(y: Any, seed: int = 7) -> Any:
 
 def hand(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:
     """Cotangents by the rule."""
-    return rule.bwd(rule.fwd(*args)[1], dy)
+    return both(rule)(args, dy)[1]
 
 
 def autodiff(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:
     """Cotangents by `jax.vjp` of the primal; None for arguments that are not floating."""
-    return _by_autodiff(rule, args, dy)[1]
+    return both(rule, autodiff)(args, dy)[1]
 
 
 def both(rule: Rule, derivative: Callable[..., Any] = hand) -> Callable[[tuple[Any, ...], Any], Any]:

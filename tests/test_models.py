@@ -190,20 +190,27 @@ def test_long_sequences_need_positions_and_unused_positions_get_nothing():
 
 
 def test_initial_values():
-    key = jax.random.key(0, impl="rbg")  # compiled in half of threefry's time
-    params = jax.jit(lambda key: rnn.init(key, (3, 5, 4, 2)))(key)
-    for cell in params.cells:
-        assert relative_error(cell.w_h @ cell.w_h.T, jnp.eye(len(cell.b))) < 1e-6
-        assert not np.any(cell.b)
-    params = jax.jit(lambda key: cnn.init(key, (1, 4, 8), 10, blocks=2))(key)
+    def bits(key, shape, dtype):  # whose first two numbers are the key itself
+        return jnp.resize(jax.random.key_data(key), shape)
+
+    def every_array(params):
+        return [leaf.tobytes() for leaf in map(np.asarray, jax.tree.leaves(params)) if leaf.dtype == np.uint32]
+
+    key = jax.random.key(0)
+    params = jax.jit(lambda key: rnn.init(key, (3, 5, 2)))(key)
+    (cell,) = jax.tree.map(np.asarray, params.cells)
+    assert relative_error(cell.w_h @ cell.w_h.T, np.eye(5)) < 1e-6
+    assert not np.any(cell.b)
+    params = jax.jit(lambda key: cnn.init(key, (1, 4, 8), 10, blocks=2, initializer=bits, bias_initializer=bits))(key)
     assert [stage.widen.w.shape for stage in params.stages] == [(3, 3, 1, 4), (3, 3, 4, 8)]
     assert [len(stage.blocks) for stage in params.stages] == [2, 2]
-    leaves = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
-    assert len({leaf.tobytes() for leaf in map(np.asarray, leaves)}) == len(leaves)  # no key is used twice
-    init = functools.partial(transformer.init, inputs=3, length=4, width=4, layers=2, outputs=2)
-    params = jax.jit(init)(key)
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
-    assert len({leaf.tobytes() for leaf in leaves}) == len(leaves)
+    found = every_array(params)
+    assert len(found) == len(set(found)) == 22  # no key is used twice
+    found = every_array(jax.jit(lambda key: rnn.init(key, (3, 5, 4, 2), initializer=bits, bias_initializer=bits))(key))
+    assert len(found) == len(set(found)) == 6
+    init = functools.partial(transformer.init, inputs=3, length=4, width=4, layers=2, outputs=2, initializer=bits)
+    found = every_array(jax.jit(init)(key))
+    assert len(found) == len(set(found)) == 10
 
 
 X = jnp.ones((2, 5, 3))
@@ -213,7 +220,7 @@ LANGUAGE_MODEL = fill(functools.partial(language_model.init, vocabulary=7, lengt
 CNN = fill(lambda key: cnn.init(key, (3, 4, 4), 2, blocks=0))
 RNN = fill(lambda key: rnn.init(key, (3, 4, 2)))
 BAD = {
-    "cnn.init: channels is (3,); expected the image's and at least one": lambda: cnn.init(jax.random.key(0), (3,), 2),
+    "cnn.init: channels is (3,); expected at least the image's and one": lambda: cnn.init(jax.random.key(0), (3,), 2),
     "cnn.init: blocks is -1; expected an integer ≥ 0": lambda: cnn.init(jax.random.key(0), (3, 4), 2, blocks=-1),
     "cnn.init: channels[1] is 0; expected an integer ≥ 1": lambda: cnn.init(jax.random.key(0), (3, 0), 2),
     "cnn: x has shape [2, 5, 3]; expected [B, H, W, C]": lambda: cnn.apply(CNN, X),
@@ -224,7 +231,7 @@ BAD = {
     "cnn.loss: x has shape [0, 4, 4, 3]; expected at least one": lambda: cnn.loss(
         CNN, jnp.ones((0, 4, 4, 3)), jnp.ones(0, jnp.int32)
     ),
-    "rnn.init: sizes is (3, 2); expected the inputs, at least one layer": lambda: rnn.init(jax.random.key(0), (3, 2)),
+    "rnn.init: sizes is (3, 2); expected at least the inputs, one layer": lambda: rnn.init(jax.random.key(0), (3, 2)),
     "rnn_classifier: x has T = 0; expected T ≥ 1": lambda: rnn.apply(RNN, X[:, :0]),
     "rnn_classifier: x has shape [5, 3]; expected [B, T, D]": lambda: rnn.apply(RNN, X[0]),
     "transformer_encoder: heads is 3; expected a divisor of M = 4 from x": lambda: transformer.transformer_encoder(
@@ -252,6 +259,38 @@ BAD = {
 def test_bad_input(message):
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         BAD[message]()
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cnn.apply(RNN, X), "cnn: params is of type rnn.Params; expected cnn.Params"),
+        (lambda: rnn.apply(CNN, X), "rnn_classifier: params is of type cnn.Params; expected rnn.Params"),
+        (
+            lambda: transformer.apply(ENCODER, X, heads=2),
+            "transformer_classifier: params is of type Encoder; expected Cla",
+        ),
+        (
+            lambda: transformer.transformer_encoder(CLASSIFIER, X, heads=2),
+            "params is of type Classifier; expected Encoder",
+        ),
+        (lambda: language_model.apply(RNN, TOKENS, heads=2), "is of type rnn.Params; expected language_model.Params"),
+        *[
+            (functools.partial(init, jax.random.PRNGKey(0)), "key has dtype uint32; expected a typed PRNG key")
+            for init in (
+                lambda key: cnn.init(key, (3, 4), 2),
+                lambda key: rnn.init(key, (3, 4, 2)),
+                lambda key: transformer.init_encoder(key, width=4, layers=1),
+                lambda key: transformer.init(key, inputs=3, length=4, width=4, layers=1, outputs=2),
+                lambda key: language_model.init(key, vocabulary=7, length=4, width=4, layers=1),
+            )
+        ],
+    ],
+)
+def test_bad_types(call, message):
+    with pytest.raises(TypeError) as raised:
+        call()
     assert message in str(raised.value)
 
 

@@ -36,14 +36,16 @@ OF_ITS_OWN_STATISTICS = pytest.mark.parametrize("rule", [BATCH_NORM, LAYER_NORM,
 
 def arguments(rule, x):
     """x with a scale and, where the rule takes one, an offset."""
-    features = jnp.arange(x.shape[-1]).astype(x.dtype)
-    return (x, 1 - features / 4, features / 2 - 1)[: 2 if rule is RMS_NORM else 3]
+    features = np.arange(x.shape[-1])
+    scale, offset = (jnp.asarray(np.asarray(a, x.dtype)) for a in (1 - features / 4, features / 2 - 1))
+    return (x, scale, offset)[: 2 if rule is RMS_NORM else 3]
 
 
 @functools.cache
 def compiled(rule):
-    """(args, dy) → the value, and the cotangents by hand and by autodiff."""
-    return jax.jit(lambda args, dy: (rule.primal(*args), hand(rule, args, dy), autodiff(rule, args, dy)))
+    """(args, dy) → the value, and the cotangents by hand and by autodiff, as NumPy arrays."""
+    program = jax.jit(lambda args, dy: (rule.primal(*args), hand(rule, args, dy), autodiff(rule, args, dy)))
+    return lambda args, dy: jax.tree.map(np.asarray, program(args, dy))
 
 
 def test_values():
@@ -65,12 +67,14 @@ def test_values():
                 rms[a, b, c] = scale[c] * x[a, b, c] / (square + 0.1) ** 0.5
                 inference[a, b, c] = scale[c] * (x[a, b, c] - mean[c]) / (variance[c] + 0.1) ** 0.5 + offset[c]
     with jax.enable_x64(True):
-        np.testing.assert_allclose(batch_norm(x, scale, offset, eps=0.1), batch, rtol=1e-12)
-        np.testing.assert_allclose(layer_norm(x, scale, offset, eps=0.1), layer, rtol=1e-12)
-        np.testing.assert_allclose(rms_norm(x, scale, eps=0.1), rms, rtol=1e-12)
-        np.testing.assert_allclose(
-            batch_norm_inference(x, scale, offset, mean, variance, eps=0.1), inference, rtol=1e-12
-        )
+        for f, args, expected in [
+            (batch_norm, (x, scale, offset), batch),
+            (layer_norm, (x, scale, offset), layer),
+            (rms_norm, (x, scale), rms),
+            (batch_norm_inference, (x, scale, offset, mean, variance), inference),
+        ]:
+            found = jax.jit(functools.partial(f, eps=0.1))(*args)
+            np.testing.assert_allclose(found, expected, rtol=1e-12, err_msg=f.__name__)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
@@ -108,7 +112,7 @@ def test_a_far_mean_cancels_no_digits(rule):
     # rounding of the mean, by a few 2⁻¹⁰, which shifts all x̂ alike.
     x = jnp.asarray(1e4 + np.random.RandomState(0).normal(size=(509, 509)), jnp.float32)
     ones, dy = jnp.ones(509, jnp.float32), cotangent_like(x)
-    _, residuals = rule.fwd(x, ones, ones)
+    _, residuals = jax.jit(rule.fwd)(x, ones, ones)
     exact = np.asarray(x, np.float64).var(axis=0 if rule is BATCH_NORM else 1, keepdims=True)
     np.testing.assert_allclose(residuals.rstd, 1 / np.sqrt(exact + 1e-5), rtol=3e-6)
     y, found, by_autodiff = compiled(rule)((x, ones, ones), dy)
@@ -160,13 +164,14 @@ def test_what_is_kept(rule, dtype):
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_statistics_are_wide(dtype):
     # Sums of 4096 numbers: squares of 300 are no float16, and a running sum in bfloat16 would stop at 256.
-    x = jnp.where(jnp.arange(4096) % 2 == 0, 300, -100).astype(dtype)[None]
-    ones, zeros = jnp.ones(4096, dtype), jnp.zeros(4096, dtype)
-    np.testing.assert_array_equal(layer_norm(x, ones, zeros)[0, :2], [1, -1])
-    np.testing.assert_array_equal(batch_norm(x.T, ones[:1], zeros[:1])[:2, 0], [1, -1])
-    np.testing.assert_allclose(rms_norm(x, ones)[0, :2].astype(jnp.float32), np.array([3, -1]) / 5**0.5, rtol=4e-3)
-    _, dscale, doffset = batch_norm_bwd(batch_norm_fwd(x.T, ones[:1], zeros[:1])[1], jnp.ones((4096, 1), dtype))
+    x = np.where(np.arange(4096) % 2 == 0, 300, -100).astype(dtype)[None]
+    ones, zeros = np.ones(4096, dtype), np.zeros(4096, dtype)
+    np.testing.assert_array_equal(jax.jit(layer_norm)(x, ones, zeros)[0, :2], [1, -1])
+    y, (_, dscale, doffset), _ = compiled(BATCH_NORM)((x.T, ones[:1], zeros[:1]), np.ones((4096, 1), dtype))
+    np.testing.assert_array_equal(y[:2, 0], [1, -1])
     assert (doffset[0], dscale[0]) == (4096, 0)
+    y = np.asarray(jax.jit(rms_norm)(x, ones)[0, :2], float)
+    np.testing.assert_allclose(y, np.array([3, -1]) / 5**0.5, rtol=4e-3)
 
 
 @pytest.mark.parametrize(

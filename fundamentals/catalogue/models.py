@@ -22,8 +22,10 @@ def _maxout_mlp(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any,
 
 
 def _cnn(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
-    channels = (sizes.C, sizes.C + 1, sizes.C + 2)
-    params = parameters(random, lambda key: cnn.init(key, channels, sizes.K, dtype=dtype))
+    # Two stages with a block in the second: everything once, as convolutions take long to compile.
+    first = parameters(random, lambda key: cnn.init(key, (sizes.C, sizes.C + 1), sizes.K, blocks=0, dtype=dtype))
+    second = parameters(random, lambda key: cnn.init(key, (sizes.C + 1, sizes.C + 2), sizes.K, dtype=dtype))
+    params = second._replace(stages=first.stages + second.stages)
     return params, with_zero(normal(random, (sizes.E, sizes.W + 2, sizes.W, sizes.C), dtype))
 
 

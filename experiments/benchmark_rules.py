@@ -5,7 +5,9 @@ For every rule of the catalogue, at a small and a large size: the time of forwar
 against `jax.vjp` of the primal.
 
 Expected: no rule slower than 1.05 × or using more temporary memory than `jax.vjp`, faster on average. XLA
-compiles simple rules to the same program either way; the difference is in what is kept and recomputed.
+compiles simple rules to the same program either way; the difference is in what is kept and recomputed. One rule
+is slower by design: `linear_cross_entropy` takes the logits twice, four matrix products for autodiff's three, so as not
+to keep them; it may take 4/3 of the time, and not half of the memory.
 
     python -m experiments.benchmark_rules --flagfile=configs/benchmark_rules.flags
 
@@ -31,6 +33,7 @@ from fundamentals.catalogue import RULES, Entry, Sizes
 LETTERS = ",".join(Sizes._fields)
 LARGE = Sizes(B=1024, D=1024, H=512, K=1000, P=3, E=8, T=512, N=4, W=32, C=64, V=8192)
 BOUND = 1.05
+TRADES = {"linear_cross_entropy": 4 / 3}  # time for memory: the ratio of their matrix products
 FILES = ("results.json", "benchmark_rules.png")
 
 
@@ -222,12 +225,13 @@ def _report(folder: Any, measurements: list[Measurement], dtype: str, *, complet
     }
     overall = statistics.geometric_mean(m.ratio for m in measurements)
     overall_error = overall * math.hypot(*(m.standard_error / m.ratio for m in measurements)) / len(measurements)
-    slowest = max(measurements, key=lambda m: m.ratio)
+    trading = [m for m in measurements if m.rule in TRADES and m.size == "large"]
+    slowest = max((m for m in measurements if m not in trading), key=lambda m: m.ratio)
     hungriest = max(measurements, key=lambda m: m.temp_bytes[0] - m.temp_bytes[1])
     excess = hungriest.temp_bytes[0] - hungriest.temp_bytes[1]
     verdicts = [
         common.Verdict(
-            "no rule is slower than jax.vjp",
+            "no rule is slower than jax.vjp, but for those that trade time for memory",
             f"{slowest.ratio:.3f} ± {slowest.standard_error:.3f} ({slowest.rule}, {slowest.size})",
             f"≤ {BOUND}", slowest.ratio <= BOUND,
         ),
@@ -239,6 +243,15 @@ def _report(folder: Any, measurements: list[Measurement], dtype: str, *, complet
             "on average they are not slower",
             f"{overall:.3f} ± {overall_error:.3f} ({', '.join(f'{size} {mean:.3f}' for size, mean in means.items())})",
             "≤ 1.0", overall <= 1 + 2 * overall_error,
+        ),
+        *(
+            common.Verdict(
+                f"{m.rule} trades time for memory",
+                f"{m.ratio:.3f} × the time, {m.temp_bytes[0] / m.temp_bytes[1]:.2f} × the memory",
+                f"≤ {TRADES[m.rule]:.2f}, ≤ 0.5",
+                m.ratio <= TRADES[m.rule] and 2 * m.temp_bytes[0] <= m.temp_bytes[1],
+            )
+            for m in trading
         ),
     ]  # fmt: skip
     common.print_verdicts(verdicts)

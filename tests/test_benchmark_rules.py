@@ -39,6 +39,16 @@ def test_benchmark_notices_a_slow_rule(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "results.json").read_text())["measurements"][1]["ratio"] > 2
 
 
+def test_a_rule_that_trades_time_for_memory_has_a_claim_of_its_own(tmp_path):
+    given = {"rules": "linear_cross_entropy", "large": "64,64,4,5,2,2,8,2,8,8,8192", "seconds": "0.05"}
+    verdicts = benchmark_rules.run(**parse(benchmark_rules, **given, output_dir=tmp_path))
+    small, large = json.loads((tmp_path / "results.json").read_text())["measurements"]
+    assert verdicts[0].measured.startswith(f"{small['ratio']:.3f}")
+    temp = large["temp_bytes"]
+    assert verdicts[3].measured == f"{large['ratio']:.3f} × the time, {temp[0] / temp[1]:.2f} × the memory"
+    assert verdicts[3].holds == (large["ratio"] <= 4 / 3 and temp[0] <= temp[1] / 2)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("rules", "relu,nothing"), ("small", "1,2,3"), ("large", "1,2,3,4,5,6,7,8,9,10,0")]
 )

@@ -16,19 +16,19 @@ the checkpoint as if never interrupted, bit for bit. For a run that is killed, o
 `--checkpoint_every` epochs.
 """
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import checkpoints, common, digit_models, figures
+from experiments import common, digit_models, digit_progress, figures
+from experiments.digit_progress import Network, Progress
 from fundamentals import activations, data, initializers, optimizers
 from fundamentals.catalogue import RULES
 
@@ -54,15 +54,6 @@ SCALED = ("constant", "normal", "uniform", "orthogonal")  # these take a number:
 ACTIVATIONS = [name for name in RULES if hasattr(activations, name)]
 LOSSES = ["softmax_cross_entropy", "squared_error", "binary_cross_entropy", "hinge"]
 RESULTS, FIGURE, CHECKPOINT = FILES = ("results.json", "train_digits.png", "checkpoint.npz")
-MAY_CHANGE = (
-    "epochs",
-    "data_dir",
-    "output_dir",
-    "overwrite",
-    "resume",
-    "checkpoint_every",
-    "target_accuracy",
-)  # at --resume
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -129,22 +120,6 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.register_validator("initializer", is_initializer, flag_values=flag_values)
 
 
-class Network(NamedTuple):
-    """What one step changes."""
-
-    params: Any
-    optimizer_state: Any
-
-
-class Progress(NamedTuple):
-    """What a run has finished, after whole epochs: all that a checkpoint holds."""
-
-    epoch: int
-    networks: dict[str, Network]  # by who computes the gradients: "hand", "autodiff", or both
-    history: list[dict[str, float]]  # one record an epoch
-    differences: np.ndarray  # [steps, parameters], relative; empty unless in lockstep
-
-
 def run(
     *,
     model: str,
@@ -208,11 +183,11 @@ def run(
     network = Network(params, method.init(params))
     done = Progress(0, dict.fromkeys(names, network), [], np.zeros((0, len(paths))))
 
-    identity = _identity(settings, dataset, dtype)
+    identity = digit_progress.identity(settings, dataset, dtype)
     if resume:
         with common.user_errors():
             folder = Path(output_dir)
-            done = _load(folder / CHECKPOINT, done, identity)
+            done = digit_progress.load(folder / CHECKPOINT, done, identity)
             if done.epoch > epochs:
                 raise ValueError(f"{folder / CHECKPOINT} is {done.epoch} epochs old; expected --epochs to be more")
             common.write_flags(folder, settings)
@@ -220,7 +195,7 @@ def run(
     else:
         folder = common.output_folder(output_dir, FILES, settings, overwrite=overwrite, resumable=True)
         if checkpoint_every:
-            _save(folder / CHECKPOINT, done, identity)
+            digit_progress.save(folder / CHECKPOINT, done, identity)
 
     # The functions that one step is made of, compiled apart: neither gradient can borrow from the other.
     gradient = {
@@ -272,8 +247,8 @@ def run(
                 done = Progress(epoch, networks, [*done.history, record], np.concatenate([done.differences, rows]))
                 common.console.print(_line(record, rows))
                 if checkpoint_every and epoch % checkpoint_every == 0 and epoch < epochs:
-                    _save(folder / CHECKPOINT, done, identity)
-                if _diverged(done):
+                    digit_progress.save(folder / CHECKPOINT, done, identity)
+                if digit_progress.diverged(done):
                     common.console.print(f"the training diverged in epoch {epoch}: try a smaller --learning_rate")
                     break
     except KeyboardInterrupt:
@@ -282,7 +257,7 @@ def run(
             f"interrupted after {done.epoch} of {epochs} epochs; --resume, without --overwrite, goes on"
         )
     with precise:
-        _save(folder / CHECKPOINT, done, identity)
+        digit_progress.save(folder / CHECKPOINT, done, identity)
         tests = {name: score(done.networks[name].params, "test") for name in names}
     verdicts = _report(
         folder, settings, dataset, done, paths, tests, dtype, interrupted, time.perf_counter() - start_time
@@ -324,26 +299,6 @@ def _relative_differences(manual: Any, reference: Any) -> jax.Array:
     return jnp.where(jnp.isfinite(scales), ratios, jnp.nan)
 
 
-def _identity(settings: dict[str, Any], dataset: data.Dataset, dtype: Any) -> dict[str, Any]:
-    """What two runs must share for one to continue the other."""
-    digest = hashlib.sha256()
-    for split in dataset:
-        digest.update(split.inputs.tobytes() + split.labels.tobytes())
-    kept = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
-    return {"experiment": "train_digits"} | kept | {"dtype": jnp.dtype(dtype).name, "data": digest.hexdigest()}
-
-
-def _save(path: Path, done: Progress, identity: dict[str, Any]) -> None:
-    meta = {"identity": identity, "epoch": done.epoch, "history": done.history}
-    checkpoints.save(path, {"networks": done.networks, "differences": done.differences}, meta)
-
-
-def _load(path: Path, fresh: Progress, identity: dict[str, Any]) -> Progress:
-    tree, meta = checkpoints.load(path, {"networks": fresh.networks, "differences": fresh.differences}, identity)
-    networks = jax.tree.map(jnp.asarray, tree["networks"])
-    return Progress(meta["epoch"], networks, meta["history"], tree["differences"])
-
-
 def _line(record: dict[str, float], differences: np.ndarray) -> str:
     text = f"{record['epoch']:5d}"
     for part, width in (("train", 16), ("validation", 20)):
@@ -371,7 +326,7 @@ def _report(
     common.table(f"Test, after {done.epoch} epochs", ["gradients", "loss", "accuracy", "misread"], rows)
     bound = 1e-12 if dtype == jnp.float64 else 1e-5
     verdicts, lockstep = [], None
-    if _diverged(done):
+    if digit_progress.diverged(done):
         last = done.history[-1]
         verdicts.append(
             common.Verdict(
@@ -389,7 +344,7 @@ def _report(
                 f"{largest[worst]:.1e} ({worst})", f"≤ {bound:.0e}", largest[worst] <= bound, "B3, B10",
             )
         )  # fmt: skip
-    if len(finite) and not _diverged(done):
+    if len(finite) and not digit_progress.diverged(done):
         by_hand, by_autodiff = tests["hand"][1], tests["autodiff"][1]
         verdicts.append(
             common.Verdict(
@@ -423,10 +378,6 @@ def _report(
     common.save_figure(figure, folder / FIGURE)
     common.console.print(f"{wall_s:.1f} s; results, figure and checkpoint are in {folder}", markup=False)
     return verdicts
-
-
-def _diverged(done: Progress) -> bool:
-    return bool(done.history) and not np.isfinite(done.history[-1]["train_loss"])
 
 
 def _compare(

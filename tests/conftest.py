@@ -23,6 +23,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but not drawn, which would take ten times as long."""
+    from experiments import common
+
+    monkeypatch.setattr(common, "save_figure", lambda figure, path: path.write_bytes(b""))
+
+
+@pytest.fixture
 def x64() -> Iterator[None]:
     """Double precision, for one test."""
     with jax.enable_x64(True):

@@ -7,7 +7,7 @@ against `jax.vjp` of the primal.
 Expected: no rule slower than 1.05 × or using more temporary memory than `jax.vjp`, faster on average. XLA
 compiles simple rules to the same program either way; the difference is in what is kept and recomputed. One rule
 is slower by design: `linear_cross_entropy` takes the logits twice, four matrix products for autodiff's three, so as not
-to keep them; it may take 4/3 of the time, and not half of the memory.
+to keep them; it may take 4/3 of the time and half of the memory.
 
     python -m experiments.benchmark_rules --flagfile=configs/benchmark_rules.flags
 
@@ -247,9 +247,9 @@ def _report(folder: Any, measurements: list[Measurement], dtype: str, *, complet
         *(
             common.Verdict(
                 f"{m.rule} trades time for memory",
-                f"{m.ratio:.3f} × the time, {m.temp_bytes[0] / m.temp_bytes[1]:.2f} × the memory",
-                f"≤ {TRADES[m.rule]:.2f}, ≤ 0.5",
-                m.ratio <= TRADES[m.rule] and 2 * m.temp_bytes[0] <= m.temp_bytes[1],
+                f"{m.ratio:.3f} × the time, {_bytes(m.temp_bytes[0])} for {_bytes(m.temp_bytes[1])}",
+                f"≤ {TRADES[m.rule]:.2f}, half",
+                m.ratio <= TRADES[m.rule] and 0 < 2 * m.temp_bytes[0] <= m.temp_bytes[1],
             )
             for m in trading
         ),

@@ -78,7 +78,14 @@ def _differences(axes: Axes, differences: np.ndarray, names: Sequence[str], boun
         axes.text(0.5, 0.76, text, ha="center", fontsize=8, transform=axes.transAxes)
     elif len(equal) < len(names):
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.8)}
-        legend = axes.legend(frameon=False, fontsize=8, markerscale=4, ncols=4, handletextpad=0.2, **place)
+        legend = axes.legend(
+            frameon=False,
+            fontsize=8,
+            markerscale=4,
+            ncols=4 if max(map(len, names)) < 10 else 2,
+            handletextpad=0.2,
+            **place,
+        )
         for handle in filter(None, legend.legend_handles):
             handle.set_alpha(1)
     if equal:

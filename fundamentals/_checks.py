@@ -214,7 +214,8 @@ def positive_integers(function: str, **values: Any) -> None:
 
 def layer_sizes(function: str, name: str, sizes: Any, least: int, expected: str) -> None:
     """A sequence of at least so many sizes."""
-    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
+    unsized = isinstance(sizes, np.ndarray) and sizes.ndim == 0
+    if unsized or not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str | bytes):
         raise TypeError(f"{function}: {name} is {_describe(sizes)}; expected a sequence: {expected}")
     if len(sizes) < least:
         raise ValueError(f"{function}: {name} is {tuple(sizes)}; expected at least {expected}")
@@ -344,7 +345,10 @@ def _difference(tree: Any, reference: Any) -> str:
     extra = next((path for path in found if path not in wanted), None)
     if extra is not None:
         return f"{extra or 'an array'} is too much"
-    return f"the same leaves in other containers, {_with_module(type(tree))} for {_with_module(type(reference))}"
+    if type(tree) is not type(reference):
+        return f"the same leaves in other containers, {_with_module(type(tree))} for {_with_module(type(reference))}"
+    structures: tuple[Any, Any] = jax.tree.structure(tree), jax.tree.structure(reference)
+    return f"{structures[0]}, not {structures[1]}"  # containers inside differ, or None stands for a leaf
 
 
 def _with_module(kind: type) -> str:

@@ -61,6 +61,9 @@ SHAPES = {
     "adam: gradients has another structure than the first moment: ['c'] is too much": lambda: optimizers.adam(
         0.1
     ).update(PARAMS | {"c": B}, optimizers.adam(0.1).init(PARAMS)),
+    "sgd: gradients has another structure than params: PyTreeDef({'a': [*]}), not PyTreeDef({'a': (*,)})": (
+        lambda: optimizers.sgd(0.1).update({"a": [X]}, optimizers.sgd(0.1).init({"a": (X,)}), {"a": (X,)})
+    ),
     "sgd: gradients has another structure than params: the same leaves in other containers, list for tuple": (
         lambda: optimizers.sgd(0.1).update([X, W], optimizers.sgd(0.1).init((X, W)), (X, W))
     ),
@@ -145,6 +148,9 @@ TYPES = {
     "he_normal: dtype is int32; expected a floating dtype": lambda: initializers.he_normal()(KEY, (2, 3), jnp.int32),
     "mlp: params[0] is of type tuple; expected Layer": lambda: mlp.apply(rnn.init(KEY, (2, 3, 4)), X),
     "mlp.init: key has dtype uint32; expected a typed PRNG key": lambda: mlp.init(jax.random.PRNGKey(0), (2, 3)),
+    "mlp: params is of type NoneType; expected a sequence of layers": lambda: mlp.apply(None, X),
+    "mlp.init: sizes is b'ab' (bytes); expected a sequence": lambda: mlp.init(KEY, b"ab"),
+    "mlp.init: sizes is array(4) (ndarray); expected a sequence": lambda: mlp.init(KEY, np.array(4)),
     "mlp.init: sizes is 4 (int); expected a sequence: the inputs and the outputs": lambda: mlp.init(KEY, 4),
     "mlp.init: sizes[1] is traced (an argument of jit that is not static, or of vmap); expected an integer": (
         lambda: jax.jit(lambda n: mlp.init(KEY, (2, n)))(3)

@@ -32,20 +32,19 @@ def test_lockstep_holds_for_every_loss(tmp_path, loss):
 
 
 MODELS = {
-    "cnn": {"hidden_sizes": "4", "norm": "batch_norm", "initializer": "he_normal"},
+    "cnn": {"hidden_sizes": "8,8", "initializer": "he_normal"},
     "rnn": {"hidden_sizes": "5", "initializer": "xavier_uniform"},
     "transformer": {
         "hidden_sizes": "4",
         "heads": "2",
-        "tokens": "pixels",
-        "attention": "blockwise",
         "initializer": "xavier_uniform",
     },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_lockstep_holds_for_every_model(tmp_path, name):
+def test_lockstep_holds_for_every_model(tmp_path, monkeypatch, name):
+    monkeypatch.undo()  # the figure is drawn, with parameters of every number
     verdicts = train(tmp_path, **({"model": name, "epochs": "1", "batch_size": "600"} | MODELS[name]))
     assert [v.holds for v in verdicts] == [True, True]
     assert json.loads((tmp_path / "results.json").read_text())["lockstep"]["steps"] == 2
@@ -158,6 +157,9 @@ def test_target_accuracy_is_judged(tmp_path):
         {"gradients": "hand", "optimizer": "sgd", "activation": "maxout", "initializer": "orthogonal"},
         {"gradients": "autodiff", "optimizer": "rmsprop", "hidden_sizes": "", "initializer": "normal(0.01)"},
         {"gradients": "hand", "optimizer": "momentum", "activation": "tanh", "initializer": "xavier_uniform"},
+        {"gradients": "hand", "model": "cnn", "hidden_sizes": "3", "norm": "batch_norm", "batch_size": "600"},
+        {"gradients": "hand", "model": "transformer", "hidden_sizes": "4", "tokens": "pixels", "attention": "blockwise"}
+        | {"batch_size": "600"},
     ],
 )
 def test_other_settings(tmp_path, given):
@@ -172,8 +174,10 @@ def test_earlier_results_are_not_overwritten_unless_told(tmp_path):
     with pytest.raises(common.UserError, match="holds an earlier run"):
         train(tmp_path, epochs=1)
     assert (tmp_path / "results.json").read_bytes() == before
+    drawn = history(tmp_path)
     train(tmp_path, epochs=1, seed=1, overwrite="true")
     assert (tmp_path / "results.json").read_bytes() != before
+    assert history(tmp_path) != drawn  # by another seed
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

@@ -193,8 +193,9 @@ def test_initial_values():
     def bits(key, shape, dtype):  # whose first two numbers are the key itself
         return jnp.resize(jax.random.key_data(key), shape)
 
-    def every_array(params):
-        return [leaf.tobytes() for leaf in map(np.asarray, jax.tree.leaves(params)) if leaf.dtype == np.uint32]
+    def keys(params):
+        drawn = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if leaf.dtype == np.uint32]
+        return [tuple(np.ravel(leaf)[:2]) for leaf in drawn]
 
     key = jax.random.key(0)
     params = jax.jit(lambda key: rnn.init(key, (3, 5, 2)))(key)
@@ -204,13 +205,21 @@ def test_initial_values():
     params = jax.jit(lambda key: cnn.init(key, (1, 4, 8), 10, blocks=2, initializer=bits, bias_initializer=bits))(key)
     assert [stage.widen.w.shape for stage in params.stages] == [(3, 3, 1, 4), (3, 3, 4, 8)]
     assert [len(stage.blocks) for stage in params.stages] == [2, 2]
-    found = every_array(params)
+    found = keys(params)
     assert len(found) == len(set(found)) == 22  # no key is used twice
-    found = every_array(jax.jit(lambda key: rnn.init(key, (3, 5, 4, 2), initializer=bits, bias_initializer=bits))(key))
-    assert len(found) == len(set(found)) == 6
-    init = functools.partial(transformer.init, inputs=3, length=4, width=4, layers=2, outputs=2, initializer=bits)
-    found = every_array(jax.jit(init)(key))
-    assert len(found) == len(set(found)) == 10
+    given = {"initializer": bits, "recurrent_initializer": bits, "bias_initializer": bits}
+    found = keys(jax.jit(lambda key: rnn.init(key, (3, 5, 4, 2), **given))(key))
+    assert len(found) == len(set(found)) == 8
+    size = {"length": 4, "width": 4, "layers": 2, "initializer": bits}
+    for init in (
+        functools.partial(transformer.init, inputs=3, outputs=2, **size),
+        functools.partial(language_model.init, vocabulary=4, **size),
+    ):
+        params = jax.jit(init)(key)
+        blocks = [b._replace(qkv=tuple(np.split(np.asarray(b.qkv), 3, axis=1))) for b in params.encoder.blocks]
+        found = keys(params._replace(encoder=params.encoder._replace(blocks=blocks)))
+        assert len(found) == len(set(found)) == (14 if init.func is transformer.init else 13)
+    assert not np.array_equal(params.table, params.positions)
 
 
 X = jnp.ones((2, 5, 3))

@@ -129,41 +129,37 @@ def test_is_linear_in_the_cotangent(name):
 
 @EVERY_RULE
 def test_hand_derived_under_grad_checkpoint_vmap_and_shard_map(name):
-    # Four examples of the first argument, two on each of two devices; the others are the same everywhere, and their
-    # cotangents are summed over the devices. The backward pass is made twice too large, so that autodiff's own gradient
-    # would be noticed. In float32, against the exact derivative at the same numbers.
+    # Four examples of the first argument, two on each of two devices; the others have two examples, the same on both
+    # devices, and their cotangents are summed over these. The backward pass is made twice too large, so that autodiff's
+    # own gradient would be noticed. In float32, against the exact derivative at the same numbers.
     rule = RULES[name].rule
     doubled = rule._replace(bwd=lambda residuals, dy: jax.tree.map(lambda c: 2 * c, rule.bwd(residuals, dy)))
-    (first, *rest), dy = example(name, jnp.float32)
-    firsts = [first, *(example(name, jnp.float32, seed=1)[0][0] if is_floating(first) else first for _ in range(3))]
-    differentiable = tuple(i for i, arg in enumerate((first, *rest)) if is_floating(arg))
+    (args, dy), (others, _) = example(name, jnp.float32), example(name, jnp.float32, seed=1)
+    examples = [args, others, (others[0], *args[1:]), (args[0], *others[1:])]
+    differentiable = tuple(i for i, arg in enumerate(args) if is_floating(arg))
 
     @jax.checkpoint
     def scalar(*args):
         y = hand_derived(doubled)(*args)
         return jnp.vdot(dy, y), y
 
-    def on_one_device(stacked, *rest):
-        gradient = jax.grad(scalar, differentiable, has_aux=True)
-        mapped, y = jax.vmap(gradient, in_axes=(0, *(None for _ in rest)))(stacked, *rest)
-        return y, tuple(
-            cotangent if i == 0 else jax.tree.map(lambda c: c.sum(0), cotangent)
-            for i, cotangent in zip(differentiable, mapped, strict=True)
-        )
+    def on_one_device(*args):
+        cotangents, y = jax.vmap(jax.grad(scalar, differentiable, has_aux=True))(*args)
+        return y, cotangents
 
     split, same = PartitionSpec("d"), PartitionSpec()
     sharded = jax.shard_map(
         on_one_device,
         mesh=Mesh(jax.devices()[:2], ("d",)),
-        in_specs=(split, *(same for _ in rest)),
+        in_specs=(split, *(same for _ in args[1:])),
         out_specs=(split, tuple(split if i == 0 else same for i in differentiable)),
     )
-    y, found = jax.jit(sharded)(stack(firsts), *rest)
+    y, found = jax.jit(sharded)(stack([e[0] for e in examples]), *map(lambda *two: stack(two), args[1:], others[1:]))
     with jax.enable_x64(True):
-        each = [by_autodiff(name)(widen((first, *rest)), widen(dy)) for first in firsts]
+        each = [by_autodiff(name)(widen(e), widen(dy)) for e in examples]
     cotangents = [stack([cotangents[i] for _, cotangents in each]) for i in differentiable]
     expected = tuple(
-        jax.tree.map(lambda c, i=i: 2 * (c if i == 0 else c.sum(0)), cotangent)
+        jax.tree.map(lambda c, i=i: 2 * (c if i == 0 else c[:2] + c[2:]), cotangent)
         for i, cotangent in zip(differentiable, cotangents, strict=True)
     )
     values = stack([y for y, _ in each])

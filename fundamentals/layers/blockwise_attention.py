@@ -209,9 +209,9 @@ def blockwise_attention_bwd(
 def _over_tiles(
     one_tile: Callable[..., Any], state: Any, i: Array, rows: Blocks, columns: Blocks, pattern: Pattern
 ) -> Any:
-    """The state after every tile of row i that the pattern reaches; the only tile there is, without asking."""
-    if columns.number == 1:
-        return one_tile(state, jnp.int32(0))
+    """The state after every tile of row i that the pattern reaches."""
+    if columns.number == 1 and pattern.query_lengths is None and pattern.key_lengths is None:
+        return one_tile(state, jnp.int32(0))  # which `causal` always reaches: no loop, no question
 
     def body(state: Any, j: Array) -> tuple[Any, None]:
         reached = pattern.reaches(rows.indices(i), columns.indices(j))

@@ -31,7 +31,7 @@ def dropout(x: ArrayLike, *, key: PRNGKey, rate: Numeric) -> Array:
 
     Raises:
       ValueError: `rate` is outside [0, 1), or `key` is several keys. Under `jit`, where a traced rate has no value to
-        look at, 1 or more drops everything, and less than 0 nothing.
+        look at, 1 or more drops everything; less than 0 drops nothing, and divides by 1 − rate all the same.
       TypeError: x is not floating, or `key` is not a typed PRNG key.
     """
     return dropout_fwd(x, key=key, rate=rate)[0]

@@ -117,6 +117,8 @@ def mlp_fwd(params: Params, x: ArrayLike, *, activation: Rule = RELU) -> tuple[A
     keeps the same array as its input; activations that keep their input (gelu, silu) double it.
     """
     _checks.rule("mlp", "activation", activation)
+    if not isinstance(params, tuple | list):
+        raise TypeError(f"mlp: params is of type {type(params).__name__}; expected a sequence of layers")
     if not params:
         raise ValueError("mlp: params is empty; expected at least one layer")
     for i, layer in enumerate(params):

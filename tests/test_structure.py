@@ -16,7 +16,7 @@ ROOT = Path(fundamentals.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # A module may import what stands in tiers before its own, and its own package.
 TIERS = [
-    {"base", "_checks", "_blocks"},
+    {"base", "_checks", "_blocks", "program"},
     {"activations", "layers", "losses", "initializers", "data"},
     {"models"},
     {"catalogue"},

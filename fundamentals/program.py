@@ -1,0 +1,135 @@
+"""Reading JAX programs: any JAX function as a flat list of equations, each with its line in the source.
+
+`jax.make_jaxpr` turns a function into a program, but one whose calls hold programs of their own: `jit`, `checkpoint`,
+`custom_jvp`, `custom_vjp`. `flatten` evaluates it equation by equation under a second trace, so that every call is
+replaced by what it computes. Two things follow:
+
+- autodiff of a flat program is that of plain arithmetic: custom derivative rules are gone, and what they ought to
+  compute is there to compare them with;
+- each equation stands for one operation at one place of the user's file, and each variable is one value.
+
+Loops stay single equations, but for scans of at most `unroll` steps, of which every step is written out. The equations
+are JAX's own (`jax.extend.core`): `Primitive.bind(*operands, **equation.params)` evaluates one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core, source_info_util
+
+from fundamentals.base import Array
+
+# Calls that are replaced by the program that they hold. Not shard_map, whose program sees other shapes.
+_CALLS = {
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "checkpoint",
+    "remat",
+    "remat2",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+}
+
+
+class Program(NamedTuple):
+    """A function at arguments of given shapes."""
+
+    jaxpr: core.ClosedJaxpr  # of the leaves of the arguments, in order
+    inputs: tuple[str, ...]  # the path of each leaf: "[0].w"
+    outputs: Any  # the structure of the result
+
+    @property
+    def equations(self) -> Sequence[core.JaxprEqn]:
+        """In the order in which they are evaluated."""
+        equations: Sequence[core.JaxprEqn] = self.jaxpr.jaxpr.eqns
+        return equations
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's result at other arguments of the same structure and shapes."""
+        return jax.tree.unflatten(self.outputs, core.jaxpr_as_fun(self.jaxpr)(*jax.tree.leaves(args)))
+
+
+def flatten(function: Callable[..., Any], *args: Any, unroll: int = 0) -> Program:
+    """The program of a function, with nothing in it but operations.
+
+    Args:
+      function: of any pytrees of arrays.
+      *args: example arguments; of arrays only shapes and dtypes matter.
+      unroll: scans of at most so many steps are written out; longer ones, and other loops, stay whole.
+    """
+    nested, result = jax.make_jaxpr(function, return_shape=True)(*args)
+    leaves = jax.tree_util.tree_leaves_with_path(args)
+    values = [leaf for _, leaf in leaves]
+    jaxpr = jax.make_jaxpr(lambda *operands: _evaluate(nested.jaxpr, nested.consts, operands, unroll, None))(*values)
+    names = tuple(jax.tree_util.keystr(path) for path, _ in leaves)
+    return Program(jaxpr, names, jax.tree.structure(result))
+
+
+def line(equation: core.JaxprEqn) -> str:
+    """Where the user wrote it: `/path/to/file.py:12 (function)`; empty where no line of theirs is known."""
+    text = source_info_util.summarize(equation.source_info)  # file:line:column (function)
+    place, bracket, function = text.partition(" (")
+    parts = place.split(":")
+    return ":".join(parts[:-1] if len(parts) > 2 and parts[-1].isdecimal() else parts) + bracket + function
+
+
+def _evaluate(jaxpr: Any, constants: Sequence[Any], operands: Sequence[Any], unroll: int, caller: Any) -> list[Any]:
+    """The results of a jaxpr; `caller` is where it is called from, for what JAX itself wrote inside."""
+    known: dict[Any, Any] = dict(zip(jaxpr.constvars, constants, strict=True))
+    known |= dict(zip(jaxpr.invars, operands, strict=True))
+
+    def read(variable: Any) -> Any:
+        return variable.val if isinstance(variable, core.Literal) else known[variable]
+
+    for equation in jaxpr.eqns:
+        info = equation.source_info if caller is None or line(equation) else caller
+        with source_info_util.user_context(info.traceback):
+            results = _apply(equation, [read(variable) for variable in equation.invars], unroll, info)
+        known |= dict(zip(equation.outvars, results, strict=True))
+    return [read(variable) for variable in jaxpr.outvars]
+
+
+def _apply(equation: core.JaxprEqn, operands: list[Any], unroll: int, info: Any) -> list[Any]:
+    name, params = equation.primitive.name, equation.params
+    if name in _CALLS:
+        body, constants = _body(equation)
+        return _evaluate(body, constants, operands, unroll, info)
+    if name == "scan" and params["length"] <= unroll:
+        return _unrolled(equation, operands, unroll, info)
+    results = equation.primitive.bind(*operands, **params)
+    return list(results) if equation.primitive.multiple_results else [results]
+
+
+def _body(equation: core.JaxprEqn) -> tuple[Any, Sequence[Any]]:
+    """The program that an equation holds, and its constants."""
+    held = [value for value in equation.params.values() if isinstance(value, core.ClosedJaxpr | core.Jaxpr)]
+    if len(held) != 1:
+        raise NotImplementedError(f"program: {equation.primitive.name} holds {len(held)} programs; expected one")
+    return (held[0].jaxpr, held[0].consts) if isinstance(held[0], core.ClosedJaxpr) else (held[0], ())
+
+
+def _unrolled(equation: core.JaxprEqn, operands: list[Any], unroll: int, info: Any) -> list[Any]:
+    """A scan, step by step. Which operands are constants, state and sequences shows in their shapes: versions of JAX
+    name the counts differently.
+    """
+    body, constants = _body(equation)
+    length = equation.params["length"]
+
+    def same(outer: Any, inner: Any) -> bool:
+        return bool(outer.aval.shape == inner.aval.shape)
+
+    carried = sum(map(same, equation.outvars, body.outvars))
+    whole = sum(map(same, equation.invars, body.invars))
+    fixed, state, sequences = operands[: whole - carried], operands[whole - carried : whole], operands[whole:]
+    emitted: list[list[Array]] = [[] for _ in range(length)]
+    steps = range(length)
+    for i in reversed(steps) if equation.params["reverse"] else steps:
+        items = [jax.lax.index_in_dim(sequence, i, keepdims=False) for sequence in sequences]
+        results = _evaluate(body, constants, [*fixed, *state, *items], unroll, info)
+        state, emitted[i] = results[:carried], results[carried:]
+    return [*state, *(jnp.stack(column) for column in zip(*emitted, strict=True))]

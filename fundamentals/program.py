@@ -22,18 +22,7 @@ from jax.extend import core, source_info_util
 from fundamentals.base import Array
 
 # Calls that are replaced by the program that they hold. Not shard_map, whose program sees other shapes.
-_CALLS = {
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "checkpoint",
-    "remat",
-    "remat2",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-}
+_CALLS = {"jit", "closed_call", "remat2", "custom_jvp_call", "custom_vjp_call"}  # remat2: jax.checkpoint
 
 
 class Program(NamedTuple):
@@ -65,7 +54,7 @@ def flatten(function: Callable[..., Any], *args: Any, unroll: int = 0) -> Progra
     nested, result = jax.make_jaxpr(function, return_shape=True)(*args)
     leaves = jax.tree_util.tree_leaves_with_path(args)
     values = [leaf for _, leaf in leaves]
-    jaxpr = jax.make_jaxpr(lambda *operands: _evaluate(nested.jaxpr, nested.consts, operands, unroll, None))(*values)
+    jaxpr = jax.make_jaxpr(lambda *operands: _flat(nested.jaxpr, nested.consts, operands, unroll, None))(*values)
     names = tuple(jax.tree_util.keystr(path) for path, _ in leaves)
     return Program(jaxpr, names, jax.tree.structure(result))
 
@@ -78,39 +67,54 @@ def line(equation: core.JaxprEqn) -> str:
     return ":".join(parts[:-1] if len(parts) > 2 and parts[-1].isdecimal() else parts) + bracket + function
 
 
-def _evaluate(jaxpr: Any, constants: Sequence[Any], operands: Sequence[Any], unroll: int, caller: Any) -> list[Any]:
-    """The results of a jaxpr; `caller` is where it is called from, for what JAX itself wrote inside."""
+def evaluate(
+    jaxpr: core.Jaxpr, constants: Sequence[Any], operands: Sequence[Any], apply: Callable[[int, Any, list[Any]], Any]
+) -> dict[Any, Any]:
+    """The value of every variable, of constants and operands first, then in the order of the equations.
+
+    Args:
+      jaxpr: a program.
+      constants, operands: values of its constants and arguments.
+      apply: (number, equation, operands) → results; `execute` is what evaluates an equation as it is.
+    """
     known: dict[Any, Any] = dict(zip(jaxpr.constvars, constants, strict=True))
     known |= dict(zip(jaxpr.invars, operands, strict=True))
-
-    def read(variable: Any) -> Any:
-        return variable.val if isinstance(variable, core.Literal) else known[variable]
-
-    for equation in jaxpr.eqns:
-        info = equation.source_info if caller is None or line(equation) else caller
-        with source_info_util.user_context(info.traceback):
-            results = _apply(equation, [read(variable) for variable in equation.invars], unroll, info)
+    for i, equation in enumerate(jaxpr.eqns):
+        results = apply(i, equation, read(known, equation.invars))
         known |= dict(zip(equation.outvars, results, strict=True))
-    return [read(variable) for variable in jaxpr.outvars]
+    return known
 
 
-def _apply(equation: core.JaxprEqn, operands: list[Any], unroll: int, info: Any) -> list[Any]:
-    name, params = equation.primitive.name, equation.params
-    if name in _CALLS:
-        body, constants = _body(equation)
-        return _evaluate(body, constants, operands, unroll, info)
-    if name == "scan" and params["length"] <= unroll:
-        return _unrolled(equation, operands, unroll, info)
-    results = equation.primitive.bind(*operands, **params)
+def read(known: dict[Any, Any], variables: Sequence[Any]) -> list[Any]:
+    """The values of variables, some of which may be literals."""
+    return [variable.val if isinstance(variable, core.Literal) else known[variable] for variable in variables]
+
+
+def execute(equation: core.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """The results of an equation."""
+    results = equation.primitive.bind(*operands, **equation.params)
     return list(results) if equation.primitive.multiple_results else [results]
 
 
+def _flat(jaxpr: Any, constants: Sequence[Any], operands: Sequence[Any], unroll: int, caller: Any) -> list[Any]:
+    """The results, by operations alone; `caller` is where it is called from, for what JAX itself wrote inside."""
+
+    def apply(_: int, equation: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+        info = equation.source_info if caller is None or line(equation) else caller
+        with source_info_util.user_context(info.traceback):
+            if equation.primitive.name in _CALLS:
+                return _flat(*_body(equation), operands, unroll, info)
+            if equation.primitive.name == "scan" and equation.params["length"] <= unroll:
+                return _unrolled(equation, operands, unroll, info)
+            return execute(equation, operands)
+
+    return read(evaluate(jaxpr, constants, operands, apply), jaxpr.outvars)
+
+
 def _body(equation: core.JaxprEqn) -> tuple[Any, Sequence[Any]]:
-    """The program that an equation holds, and its constants."""
-    held = [value for value in equation.params.values() if isinstance(value, core.ClosedJaxpr | core.Jaxpr)]
-    if len(held) != 1:
-        raise NotImplementedError(f"program: {equation.primitive.name} holds {len(held)} programs; expected one")
-    return (held[0].jaxpr, held[0].consts) if isinstance(held[0], core.ClosedJaxpr) else (held[0], ())
+    """The one program that a call or a scan holds, and its constants; versions of JAX name it differently."""
+    (held,) = (value for value in equation.params.values() if isinstance(value, core.ClosedJaxpr | core.Jaxpr))
+    return (held.jaxpr, held.consts) if isinstance(held, core.ClosedJaxpr) else (held, ())
 
 
 def _unrolled(equation: core.JaxprEqn, operands: list[Any], unroll: int, info: Any) -> list[Any]:
@@ -130,6 +134,6 @@ def _unrolled(equation: core.JaxprEqn, operands: list[Any], unroll: int, info: A
     steps = range(length)
     for i in reversed(steps) if equation.params["reverse"] else steps:
         items = [jax.lax.index_in_dim(sequence, i, keepdims=False) for sequence in sequences]
-        results = _evaluate(body, constants, [*fixed, *state, *items], unroll, info)
+        results = _flat(body, constants, [*fixed, *state, *items], unroll, info)
         state, emitted[i] = results[:carried], results[carried:]
     return [*state, *(jnp.stack(column) for column in zip(*emitted, strict=True))]

@@ -34,7 +34,7 @@ def scanned(x, h, *, reverse=False):
 
 
 TREE = {"x": jnp.asarray(np.random.RandomState(0).normal(size=(3, 4)), jnp.float32), "n": jnp.int32(5)}
-NAMES = {"jit", "pjit", "checkpoint", "custom_jvp_call", "custom_vjp_call", "scan", "while", "cond"}
+NAMES = {"jit", "closed_call", "remat2", "custom_jvp_call", "custom_vjp_call", "scan", "while", "cond"}
 
 
 def names(found):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from fundamentals.base import Array
-from fundamentals.program import Program
+from fundamentals.program import Program, evaluate, execute, read
 
 
 class Edge(NamedTuple):
@@ -57,21 +57,18 @@ def sweep(program: Program, leaves: list[Any], dy: list[Any]) -> Sweep:
     results = [i for i, variable in enumerate(jaxpr.outvars) if _is_floating(variable)]
 
     def forward(differentiable: list[Array], taps: dict[Edge, tuple[Array, Array]]) -> tuple[list[Array], list[Array]]:
-        known: dict[Any, Any] = dict(zip(jaxpr.constvars, program.jaxpr.consts, strict=True))
-        known |= dict(zip(jaxpr.invars, leaves, strict=True))
-        known |= {jaxpr.invars[i]: x for i, x in zip(floating, differentiable, strict=True)}
+        arguments = list(leaves)
+        for i, x in zip(floating, differentiable, strict=True):
+            arguments[i] = x
 
-        def read(variable: Any) -> Any:
-            return variable.val if isinstance(variable, core.Literal) else known[variable]
+        def tapped(i: int, equation: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+            edges = [Edge(i, j) for j in range(len(operands))]
+            return execute(
+                equation, [_tapped(x, taps[e]) if e in taps else x for e, x in zip(edges, operands, strict=True)]
+            )
 
-        for i, equation in enumerate(jaxpr.eqns):
-            operands = [
-                _tapped(read(variable), taps[Edge(i, j)]) if Edge(i, j) in taps else read(variable)
-                for j, variable in enumerate(equation.invars)
-            ]
-            y = equation.primitive.bind(*operands, **equation.params)
-            known |= dict(zip(equation.outvars, y if equation.primitive.multiple_results else [y], strict=True))
-        return [read(jaxpr.outvars[i]) for i in results], list(known.values())
+        known = evaluate(jaxpr, program.jaxpr.consts, arguments, tapped)
+        return read(known, [jaxpr.outvars[i] for i in results]), list(known.values())
 
     @jax.jit
     def run(additions: dict[Edge, Array]) -> tuple[list[Array], list[Array], dict[Edge, Array]]:

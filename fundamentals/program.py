@@ -6,7 +6,8 @@ replaced by what it computes. Two things follow:
 
 - autodiff of a flat program is that of plain arithmetic: custom derivative rules are gone, and what they ought to
   compute is there to compare them with;
-- each equation stands for one operation at one place of the user's file, and each variable is one value.
+- each equation stands for one operation at one place of the user's file, and each variable is one value. Operands that
+  are broadcast are so by an equation of their own.
 
 Loops stay single equations, but for scans of at most `unroll` steps, of which every step is written out. The equations
 are JAX's own (`jax.extend.core`): `Primitive.bind(*operands, **equation.params)` evaluates one.
@@ -24,6 +25,12 @@ from fundamentals.base import Array
 # Calls that are replaced by the program that they hold. Not shard_map, whose program sees other shapes.
 _CALLS = {"jit", "closed_call", "remat2", "custom_jvp_call", "custom_vjp_call"}  # remat2: jax.checkpoint
 
+# Operations entry by entry, which take operands of size 1 along an axis, or no axes at all, and broadcast them.
+_BROADCASTING = {
+    *("add", "add_any", "sub", "mul", "div", "rem", "pow", "max", "min", "atan2", "nextafter", "complex"),
+    *("and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge"),
+}
+
 
 class Program(NamedTuple):
     """A function at arguments of given shapes."""
@@ -33,9 +40,9 @@ class Program(NamedTuple):
     outputs: Any  # the structure of the result
 
     @property
-    def equations(self) -> Sequence[core.JaxprEqn]:
+    def equations(self) -> Sequence[Any]:
         """In the order in which they are evaluated."""
-        equations: Sequence[core.JaxprEqn] = self.jaxpr.jaxpr.eqns
+        equations: Sequence[Any] = self.jaxpr.jaxpr.eqns
         return equations
 
     def __call__(self, *args: Any) -> Any:
@@ -106,9 +113,23 @@ def _flat(jaxpr: Any, constants: Sequence[Any], operands: Sequence[Any], unroll:
                 return _flat(*_body(equation), operands, unroll, info)
             if equation.primitive.name == "scan" and equation.params["length"] <= unroll:
                 return _unrolled(equation, operands, unroll, info)
-            return execute(equation, operands)
+            return execute(equation, _broadcast(equation, operands))
 
     return read(evaluate(jaxpr, constants, operands, apply), jaxpr.outvars)
+
+
+def _broadcast(equation: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+    """The operands, all of the shape of the result if that is what the operation makes of them. Not literals."""
+    if equation.primitive.name not in _BROADCASTING:
+        return operands
+    (result,) = equation.outvars
+    shape = result.aval.shape  # type: ignore[attr-defined]
+    return [
+        x
+        if isinstance(variable, core.Literal) or jnp.shape(x) == shape
+        else jax.lax.broadcast_in_dim(x, shape, range(len(shape)) if jnp.ndim(x) else ())
+        for variable, x in zip(equation.invars, operands, strict=True)
+    ]
 
 
 def _body(equation: core.JaxprEqn) -> tuple[Any, Sequence[Any]]:

@@ -3,19 +3,21 @@
 An edge is one use of a value by one equation. In the reverse sweep its cotangent is what that use contributes to the
 cotangent of the value, and everything after it is linear: if the cotangent of edge e changes by δ, the gradient changes
 by T_e δ. So one compiled program, a function of the additions δ at all edges, tells the gradient of every wrong
-derivation that is wrong in one place:
+derivation:
 
     path dropped      δ = −c_e            path doubled      δ = c_e         (c_e: the cotangent of the edge)
     wrong local rule  δ = c'_e − c_e      (c'_e: what the wrong rule makes of the cotangent of the equation's output)
 
-and each costs one evaluation, not one trace or compilation.
+and each costs one evaluation, not one trace or compilation. A mistake that is made at several edges (in every step of a
+loop, say) is made at the last equation first, whose change is in the cotangents from which the next is found.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from fundamentals.base import Array
@@ -32,67 +34,70 @@ class Edge(NamedTuple):
 class Sweep(NamedTuple):
     """What a forward and a reverse sweep leave behind."""
 
-    values: dict[Any, Array]  # of every variable of the program
-    cotangents: dict[Edge, Array]  # of every edge with floating values
-    gradient: list[Array | None]  # the cotangent of each input leaf; None where it is not floating
-    transport: Callable[[Edge, Array], list[Array | None]]  # T_e δ, by leaf
+    values: dict[Any, Any]  # of every variable of the program
+    cotangents: dict[Edge, Any]  # of every edge with floating values, before its addition
+    outputs: dict[Any, Any]  # the cotangent of every floating variable that an equation results in
+    gradient: list[Any]  # the cotangent of each input leaf; None where it is not floating
 
 
-def sweep(program: Program, leaves: list[Any], dy: list[Any]) -> Sweep:
-    """Evaluate a program and differentiate it in reverse.
+def compile_sweep(program: Program) -> Callable[..., Sweep]:
+    """`run(leaves, dy, additions={}) -> Sweep`, compiled once.
 
-    Args:
-      program: from `fundamentals.program.flatten`.
-      leaves: its arguments.
-      dy: a cotangent for each leaf of its result; those of results that are not floating are not looked at.
+    leaves: arguments of the program. dy: a cotangent for each leaf of its result; those of results that are not
+    floating are not looked at. additions: δ of some edges.
     """
     jaxpr = program.jaxpr.jaxpr
-    edges = [
-        Edge(i, j)
+    edges = {
+        Edge(i, j): variable.aval
         for i, equation in enumerate(jaxpr.eqns)
         for j, variable in enumerate(equation.invars)
-        if not isinstance(variable, core.Literal) and _is_floating(variable)
-    ]
-    floating = [i for i, variable in enumerate(jaxpr.invars) if _is_floating(variable)]
-    results = [i for i, variable in enumerate(jaxpr.outvars) if _is_floating(variable)]
-
-    def forward(differentiable: list[Array], taps: dict[Edge, tuple[Array, Array]]) -> tuple[list[Array], list[Array]]:
-        arguments = list(leaves)
-        for i, x in zip(floating, differentiable, strict=True):
-            arguments[i] = x
-
-        def tapped(i: int, equation: core.JaxprEqn, operands: list[Any]) -> list[Any]:
-            edges = [Edge(i, j) for j in range(len(operands))]
-            return execute(
-                equation, [_tapped(x, taps[e]) if e in taps else x for e, x in zip(edges, operands, strict=True)]
-            )
-
-        known = evaluate(jaxpr, program.jaxpr.consts, arguments, tapped)
-        return read(known, [jaxpr.outvars[i] for i in results]), list(known.values())
+        if not isinstance(variable, core.Literal) and is_inexact(variable)
+    }
+    inexact = [i for i, variable in enumerate(jaxpr.invars) if is_inexact(variable)]
+    results = [i for i, variable in enumerate(jaxpr.outvars) if is_inexact(variable)]
+    named = list(dict.fromkeys([*jaxpr.constvars, *jaxpr.invars, *(v for e in jaxpr.eqns for v in e.outvars)]))
 
     @jax.jit
-    def run(additions: dict[Edge, Array]) -> tuple[list[Array], list[Array], dict[Edge, Array]]:
+    def run(leaves: list[Array], dy: list[Array], additions: dict[Edge, Array]) -> tuple[Any, ...]:
+        def forward(differentiable: list[Array], taps: dict[Edge, tuple[Array, Array]]) -> tuple[list[Array], Any]:
+            arguments = list(leaves)
+            for i, x in zip(inexact, differentiable, strict=True):
+                arguments[i] = x
+
+            def tapped(i: int, equation: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+                edges = [Edge(i, j) for j in range(len(operands))]
+                return execute(
+                    equation, [_tapped(x, taps[e]) if e in taps else x for e, x in zip(edges, operands, strict=True)]
+                )
+
+            known = evaluate(jaxpr, program.jaxpr.consts, arguments, tapped)
+            return read(known, [jaxpr.outvars[i] for i in results]), [known[variable] for variable in named]
+
         taps = {edge: (jnp.zeros_like(addition), addition) for edge, addition in additions.items()}
-        _, pullback, values = jax.vjp(forward, [leaves[i] for i in floating], taps, has_aux=True)
+        _, pullback, values = jax.vjp(forward, [leaves[i] for i in inexact], taps, has_aux=True)
         gradient, seen = pullback([dy[i] for i in results])
         return values, gradient, {edge: cotangent for edge, (cotangent, _) in seen.items()}
 
-    nothing = {
-        edge: jnp.zeros(aval.shape, aval.dtype)
-        for edge in edges
-        for aval in [jaxpr.eqns[edge.equation].invars[edge.operand].aval]
-    }
-    values, gradient, cotangents = run(nothing)
+    nothing = {edge: np.zeros(aval.shape, aval.dtype) for edge, aval in edges.items()}
 
-    def by_leaf(found: list[Array]) -> list[Array | None]:
-        known = dict(zip(floating, found, strict=True))
-        return [known.get(i) for i in range(len(leaves))]
+    def call(leaves: list[Any], dy: list[Any], additions: Mapping[Edge, Any] = {}) -> Sweep:
+        found = run(leaves, dy, {**nothing, **{e: np.asarray(x, nothing[e].dtype) for e, x in additions.items()}})
+        values, gradient, cotangents = found
+        values = [x if _is_key(x) else np.asarray(x) for x in values]
+        cotangents = {edge: np.asarray(x) for edge, x in cotangents.items()}
+        outputs: dict[Any, Any] = {}
+        for edge, cotangent in cotangents.items():
+            variable = jaxpr.eqns[edge.equation].invars[edge.operand]
+            outputs[variable] = outputs.get(variable, 0) + cotangent + additions.get(edge, 0)
+        for i in results:
+            if not isinstance(jaxpr.outvars[i], core.Literal):
+                outputs[jaxpr.outvars[i]] = outputs.get(jaxpr.outvars[i], 0) + np.asarray(dy[i])
+        by_leaf = dict(zip(inexact, map(np.asarray, gradient), strict=True))
+        return Sweep(
+            dict(zip(named, values, strict=True)), cotangents, outputs, [by_leaf.get(i) for i in range(len(leaves))]
+        )
 
-    def transport(edge: Edge, addition: Array) -> list[Array | None]:
-        _, changed, _ = run(nothing | {edge: jnp.asarray(addition, nothing[edge].dtype)})
-        return by_leaf([a - b for a, b in zip(changed, gradient, strict=True)])
-
-    return Sweep(dict(zip(_variables(jaxpr), values, strict=True)), cotangents, by_leaf(gradient), transport)
+    return call
 
 
 @jax.custom_vjp
@@ -112,13 +117,10 @@ def _tapped_bwd(addition: Array, dx: Array) -> tuple[Array, tuple[Array, Array]]
 _tapped.defvjp(_tapped_fwd, _tapped_bwd)
 
 
-def _variables(jaxpr: Any) -> list[Any]:
-    """Every variable of a jaxpr once, in the order in which a forward sweep comes to know them."""
-    order = [*jaxpr.constvars, *jaxpr.invars]
-    for equation in jaxpr.eqns:
-        order += equation.outvars
-    return list(dict.fromkeys(order))
+def is_inexact(variable: Any) -> bool:
+    """Whether a variable holds floating or complex numbers."""
+    return bool(jnp.issubdtype(variable.aval.dtype, jnp.inexact))
 
 
-def _is_floating(variable: Any) -> bool:
-    return bool(jnp.issubdtype(variable.aval.dtype, jnp.floating))
+def _is_key(x: Any) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))

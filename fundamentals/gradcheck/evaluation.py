@@ -1,0 +1,153 @@
+"""Evaluation in float64, whatever the caller's configuration: of the function, of its gradient, of autodiff's."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundamentals.gradcheck.contract import called
+from fundamentals.gradcheck.differences import slope
+from fundamentals.gradcheck.precision import is_key
+from fundamentals.program import Program
+
+FORWARD = 4096  # entries up to which forward mode takes the place of reverse mode
+NUMERIC = 256  # entries up to which finite differences take each of them
+
+
+def precisely() -> Any:
+    """The context in which everything is evaluated: float64, whole matrix products, no exception at a NaN."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(jax.enable_x64(True))
+    stack.enter_context(jax.default_matmul_precision("highest"))
+    stack.enter_context(jax.debug_nans(False))
+    stack.enter_context(jax.debug_infs(False))
+    return stack
+
+
+def runner(program: Program) -> Callable[..., Any]:
+    """Calls a program with arguments cast to its types."""
+    avals = [v.aval for v in program.jaxpr.jaxpr.invars]
+
+    def run(*leaves: Any) -> Any:
+        return program(*(x if is_key(x) else jnp.asarray(x, a.dtype) for x, a in zip(leaves, avals, strict=True)))
+
+    return run
+
+
+def compile_value(function: Callable[..., Any], eager: bool) -> Callable[[list[Any]], list[Any]]:
+    """leaves → floating leaves of the result, as NumPy arrays."""
+    compiled = function if eager else jax.jit(function)
+
+    def call(leaves: list[Any]) -> list[Any]:
+        with precisely():
+            return [np.asarray(y) for y in compiled(*leaves)]
+
+    return call
+
+
+def only_gradient(run: Callable[..., Any]) -> Callable[[list[Any], list[Any]], list[Any]]:
+    """The second part of what `compile_truth` returns."""
+    return lambda leaves, dy: run(leaves, dy)[1]
+
+
+def compile_truth(function: Callable[..., Any], which: tuple[int, ...], like: list[Any], outputs: list[Any]) -> Any:
+    """(leaves, dy) → value and gradient by autodiff: in reverse, else (loops of unknown length) forward, entry by
+    entry; None where neither works.
+    """
+
+    def by_reverse(leaves: list[Any], dy: list[Any]) -> tuple[Any, Any]:
+        def restricted(*chosen: Any) -> Any:
+            full = list(leaves)
+            for i, x in zip(which, chosen, strict=True):
+                full[i] = x
+            return function(*full)
+
+        y, pullback = jax.vjp(restricted, *(leaves[i] for i in which))
+        return y, pullback([jnp.asarray(d, v.dtype) for d, v in zip(dy, y, strict=True)])
+
+    def by_forward(leaves: list[Any], dy: list[Any]) -> tuple[Any, Any]:
+        def scalar(*chosen: Any) -> Any:
+            full = list(leaves)
+            for i, x in zip(which, chosen, strict=True):
+                full[i] = x
+            return sum(jnp.sum(y * jnp.asarray(d, y.dtype)) for y, d in zip(function(*full), dy, strict=True))
+
+        return function(*leaves), jax.jacfwd(scalar, tuple(range(len(which))))(*(leaves[i] for i in which))
+
+    def usable(derivative: Callable[..., Any]) -> bool:
+        try:
+            jax.eval_shape(derivative, like, outputs)
+        except Exception:
+            return False
+        return True
+
+    small = sum(like[i].size for i in which) <= FORWARD
+    with precisely():
+        derivative = by_reverse if usable(by_reverse) else by_forward if small and usable(by_forward) else None
+    if derivative is None:
+        return None
+    compiled = jax.jit(derivative)
+
+    def call(leaves: list[Any], dy: list[Any]) -> tuple[list[Any], list[Any]]:
+        with precisely():
+            value, gradient = compiled(leaves, dy)
+            return [np.asarray(y) for y in value], [np.asarray(g) for g in gradient]
+
+    return call
+
+
+def compile_numeric(
+    value: Callable[[list[Any]], list[Any]], which: tuple[int, ...]
+) -> Callable[[list[Any], list[Any]], list[Any]]:
+    """(leaves, dy) → the gradient by finite differences, entry by entry; NaN where they do not settle."""
+
+    def call(leaves: list[Any], dy: list[Any]) -> list[Any]:
+        gradient = []
+        for i in which:
+            found = np.zeros(leaves[i].shape, leaves[i].dtype)
+            size = np.sqrt(np.mean(np.abs(leaves[i]) ** 2)) or 1.0
+            for place in np.ndindex(found.shape):
+                for unit in (1, -1j) if np.iscomplexobj(found) else (1,):
+                    u = np.zeros_like(found)
+                    u[place] = size * unit
+                    step = slope(value, None, leaves, {i: u}, dy)
+                    found[place] += unit * step.value / size if np.isfinite(step.bar) else np.nan
+            gradient.append(found)
+        return gradient
+
+    return call
+
+
+def compile_manual(function: Callable[..., Any]) -> Callable[..., Any]:
+    """(leaves, dy) → what the given gradient returns, of a function of all of them."""
+    compiled = jax.jit(function)
+
+    def call(leaves: list[Any], dy: list[Any]) -> Any:
+        with precisely():
+            return jax.tree.map(np.asarray, compiled(*leaves, *dy))
+
+    return call
+
+
+def call_manual(manual: Any) -> Callable[..., Any]:
+    """The same, called with numbers, for functions that cannot be traced."""
+
+    def call(leaves: list[Any], dy: list[Any]) -> Any:
+        with precisely():
+            copies = [x if is_key(x) else jnp.asarray(x) for x in leaves]
+            return jax.tree.map(np.asarray, called(lambda: manual(copies, dy), "the gradient"))
+
+    return call
+
+
+def without_value(run: Callable[..., Any]) -> Callable[[list[Any], list[Any]], list[Any]]:
+    """The gradient only."""
+    return lambda leaves, dy: [np.asarray(g) for g in run(leaves, dy)[0]]
+
+
+def as_function(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of (leaves, dy) of one of all of them."""
+    return lambda leaves, dy: run(*leaves, *dy)

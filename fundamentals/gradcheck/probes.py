@@ -1,0 +1,61 @@
+"""Where a gradient is looked at: random cotangents, other points near the one given, and steps off a kink.
+
+A probe that is special hides mistakes: a cotangent of ones those of a softmax, a scale of ones a forgotten scale, zeros
+everything that they multiply. So each check also looks at other points: the arguments given, changed at random. What an
+argument visibly obeys is kept, since a gradient need not be right where its formula was not derived for: rows that sum
+to 1 still do, labels of two values stay labels, signs stay, a symmetric matrix stays symmetric.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+SPREAD = 0.3  # relative size of a change
+
+
+def cotangents(outputs: Sequence[Any], random: np.random.RandomState, is_loss: bool) -> list[Any]:
+    """dy: 1 for a loss, else standard normal numbers."""
+    if is_loss:
+        return [np.ones(y.shape, y.dtype) for y in outputs]
+    return [normal(y.shape, y.dtype, random) for y in outputs]
+
+
+def normal(shape: tuple[int, ...], dtype: Any, random: np.random.RandomState) -> Any:
+    """Standard normal numbers, complex ones in both parts."""
+    x = random.standard_normal(shape)
+    if np.issubdtype(dtype, np.complexfloating):
+        x = x + 1j * random.standard_normal(shape)
+    return np.asarray(x, dtype)
+
+
+def perturb(x: Any, random: np.random.RandomState, spread: float = SPREAD) -> Any:
+    """Another array of the same kind. Not changed: labels, and arrays with a NaN in them."""
+    if not x.size or not np.all(np.isfinite(x)):
+        return x
+    noise = random.standard_normal(x.shape)
+    values = np.unique(x)
+    if values.size == 1:  # a constant: scales, offsets
+        size = np.abs(values[0]) or 1.0
+        return (x + spread * size * noise).astype(x.dtype)
+    if (
+        values.size <= 3
+        and x.size > values.size
+        and np.all(np.real(values) == values)
+        and set(np.real(values)) <= {-1.0, 0.0, 1.0}
+    ):
+        return x
+    changed = x * np.exp(spread * noise)  # keeps signs and zeros
+    if x.ndim and x.shape[-1] > 1 and np.all(np.real(x) >= 0) and np.allclose(x.sum(-1), 1, rtol=0, atol=1e-6):
+        return (changed / changed.sum(-1, keepdims=True)).astype(x.dtype)
+    if x.ndim >= 2 and x.shape[-1] == x.shape[-2] and np.array_equal(x, np.swapaxes(x, -1, -2)):
+        changed = (changed + np.swapaxes(changed, -1, -2)) / 2
+    return changed.astype(x.dtype)
+
+
+def nudge(x: Any, random: np.random.RandomState, size: float) -> Any:
+    """A step so small that it changes nothing but on which side of a kink the point lies."""
+    if not x.size:
+        return x
+    scale = np.sqrt(np.mean(np.abs(np.where(np.isfinite(x), x, 0)) ** 2)) or 1.0
+    return (x + size * scale * normal(x.shape, x.dtype, random)).astype(x.dtype)

@@ -1,0 +1,311 @@
+"""What is checked, made ready for it: traced, in float64, with every breach of the contract told.
+
+A gradient is compared where rounding cannot hide a mistake: all floating arguments become float64 under
+`jax.enable_x64(True)`, a context that leaves the caller's configuration alone. Functions that insist on a narrower type
+are read as programs and evaluated without it (`precision`); functions that JAX cannot trace are called as they are.
+"""
+
+import inspect as signatures
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fundamentals.gradcheck.contract import ContractError, called, describe, inspect, shape_of
+from fundamentals.gradcheck.evaluation import (
+    NUMERIC,
+    as_function,
+    call_manual,
+    compile_manual,
+    compile_numeric,
+    compile_truth,
+    compile_value,
+    only_gradient,
+    precisely,
+    runner,
+    without_value,
+)
+from fundamentals.gradcheck.precision import Narrow, is_inexact, narrowest, wide, widen, widened
+from fundamentals.gradcheck.report import Cause
+from fundamentals.program import Program, flatten, line
+
+UNROLL = 16  # steps up to which diagnosis looks into a scan
+
+
+class Subject(NamedTuple):
+    """A function and what is said to be its gradient."""
+
+    name: str
+    primal: Callable[..., Any]
+    backward: Callable[[tuple[Any, ...], Any], Sequence[Any]]  # (args, dy) → a cotangent for each of argnums
+    args: tuple[Any, ...]
+    argnums: tuple[int, ...]
+    is_loss: bool = False  # the result is a scalar and dy is 1
+    forward: Callable[..., Any] | None = None  # what ought to return the same as the primal
+    plain: bool = False  # the derivative is that of the operations, not of custom rules
+
+
+class Problem(NamedTuple):
+    """A subject that can be evaluated. Leaves are NumPy arrays, in float64 where they are floating."""
+
+    paths: tuple[str, ...]  # of the leaves that have a gradient
+    which: tuple[int, ...]  # their numbers among the leaves of all arguments
+    leaves: list[Any]  # the arguments
+    given: tuple[Any, ...]  # dtypes of the leaves in `which` as they came
+    outputs: list[Any]  # shape and dtype of each floating leaf of the result
+    value: Callable[[list[Any]], list[Any]]  # leaves → floating leaves of the result
+    truth: Callable[[list[Any], list[Any]], list[Any]] | None  # (leaves, dy) → gradient by autodiff
+    value_and_truth: Callable[[list[Any], list[Any]], tuple[list[Any], list[Any]]] | None
+    manual: Callable[[list[Any], list[Any]], list[Any]]  # (leaves, dy) → gradient as given
+    program: Program | None  # of the primal, flat
+    numeric: bool  # the truth is by finite differences
+    precise: bool  # both are evaluated in float64 throughout
+    rough: Callable[[list[Any], list[Any]], list[Any]] | None  # the gradient with the casts that it is written with
+    narrow: Narrow | None  # the narrowest type of the given gradient
+    narrow_primal: Narrow | None  # … of the primal
+    intends: str  # line of a stop_gradient in the primal
+    is_loss: bool
+    notes: tuple[str, ...]
+    manual_function: Callable[..., Any]  # (leaves, dy) → gradient, to be differentiated
+    value_function: Callable[..., Any]
+
+
+def prepare(subject: Subject) -> Problem:
+    """Trace a subject.
+
+    Raises:
+      ContractError: it breaks the contract.
+      TypeError: an argument is no array.
+    """
+    flat, structure = jax.tree_util.tree_flatten_with_path(subject.args)
+    names = _argument_names(subject.primal, len(subject.args))
+    paths, given = [], []
+    for path, leaf in flat:
+        name = names[path[0].idx] + jax.tree_util.keystr(path[1:])
+        paths.append(name)
+        try:
+            given.append(jnp.asarray(leaf))
+        except (TypeError, ValueError):
+            raise TypeError(f"{subject.name}: {name} is {leaf!r}; expected an array or a number") from None
+    owner = [path[0].idx for path, _ in flat]
+    which = tuple(i for i, x in enumerate(given) if is_inexact(x) and owner[i] in subject.argnums)
+    leaves = [widen(x) for x in given]
+    notes: list[str] = []
+
+    def arguments(leaves: Sequence[Any]) -> tuple[Any, ...]:
+        args: tuple[Any, ...] = jax.tree.unflatten(structure, leaves)
+        return args
+
+    # The primal: its result as given, then in float64.
+    shapes = _described(given)
+    if not which:
+        raise ContractError(Cause.STRUCTURE, "no argument is floating, so that there is no gradient to check")
+    result, eager = shape_of(subject.primal, arguments(given), "the function", arguments(shapes))
+    results, result_structure = jax.tree.flatten(result)
+    floating = [i for i, y in enumerate(results) if jnp.issubdtype(y.dtype, jnp.inexact)]
+    if subject.is_loss and (len(results) != 1 or results[0].shape or not floating):
+        raise ContractError(
+            Cause.STRUCTURE,
+            f"the loss returned {describe(result)}; a gradient is that of one floating scalar",
+            "return a scalar, or check with check_vjp, which takes a cotangent",
+        )
+    if not floating:
+        raise ContractError(Cause.STRUCTURE, f"the function returned {describe(result)}, none of it floating")
+
+    def cotangent(dy: Sequence[Any], like: Sequence[Any]) -> Any:
+        leaves = [np.zeros(y.shape, jax.dtypes.float0) for y in like]
+        for i, d in zip(floating, dy, strict=True):
+            leaves[i] = d
+        return jax.tree.unflatten(result_structure, leaves)
+
+    def value(*leaves: Any) -> list[Any]:
+        y = jax.tree.leaves(subject.primal(*arguments(leaves)))
+        return [jnp.asarray(y[i]) for i in floating]
+
+    def manual(leaves: Sequence[Any], dy: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        args = arguments(leaves)
+        found = subject.backward(args, cotangent(dy, results))
+        gradient = _leaves_of(found, subject, args, names)
+        same = jax.tree.leaves(subject.forward(*args)) if subject.forward else []
+        return [gradient[i] for i in which], [jnp.asarray(same[i]) for i in floating] if same else []
+
+    dy_shapes = [jax.ShapeDtypeStruct(results[i].shape, results[i].dtype) for i in floating]
+    manual_eager = inspect(manual, given, shapes, dy_shapes, [paths[i] for i in which], which)
+    with precisely():
+        program, narrow, lifted = (None, None, False) if eager else _program(value, leaves, shapes, notes, "function")
+        outputs = [jax.ShapeDtypeStruct(s.shape, wide(s.dtype)) for s in dy_shapes]
+        wrong = (
+            None
+            if manual_eager
+            else _program(
+                lambda *operands: manual(operands[: len(leaves)], operands[len(leaves) :]),
+                [*leaves, *outputs],
+                [*shapes, *dy_shapes],
+                notes,
+                "gradient",
+            )
+        )
+
+    notes += [
+        f"the {what} cannot be traced by JAX, so that it is called as it is" + more
+        for what, is_eager, more in [
+            ("function", eager, ", and finite differences alone judge its gradient"),
+            ("gradient", manual_eager, ""),
+        ]
+        if is_eager
+    ]
+    precise = True
+    rough = None
+    if program is None:
+        evaluate_value: Callable[..., Any] = value
+    elif lifted and (clean := _widened(program)) is not None:
+        evaluate_value = runner(clean)
+        program = clean
+    else:
+        precise = not lifted
+        evaluate_value = runner(program) if subject.plain or lifted else value
+    if wrong is None:
+        run_manual: Callable[..., Any] = call_manual(manual)
+        narrow_manual, manual_function = None, manual
+    else:
+        program_manual, narrow_manual, lifted_manual = wrong
+        assert program_manual is not None
+        as_written = program_manual
+        if lifted_manual and (clean := _widened(program_manual)) is not None:
+            rough = without_value(compile_manual(runner(as_written)))
+            program_manual = clean
+        elif lifted_manual:
+            precise = False
+        manual_function = as_function(runner(program_manual))
+        run_manual = compile_manual(runner(program_manual))
+    intends = (
+        ""
+        if program is None
+        else next((line(e) or "the function" for e in program.equations if e.primitive.name == "stop_gradient"), "")
+    )
+    derivative = None if eager else compile_truth(evaluate_value, which, leaves, outputs)
+    problem = Problem(
+        tuple(paths[i] for i in which),
+        which,
+        leaves,
+        tuple(given[i].dtype for i in which),
+        outputs,
+        compile_value(evaluate_value, eager),
+        derivative and only_gradient(derivative),
+        derivative,
+        without_value(run_manual),
+        program,
+        False,
+        precise,
+        rough,
+        narrow_manual,
+        narrow,
+        intends,
+        subject.is_loss,
+        tuple(notes),
+        manual_function,
+        evaluate_value,
+    )
+    if subject.forward is not None:
+        _same_values(problem, run_manual)
+    if problem.truth is None and sum(leaves[i].size for i in which) <= NUMERIC:
+        problem = problem._replace(truth=compile_numeric(problem.value, which), numeric=True)
+    return problem
+
+
+def _described(leaves: Sequence[Any]) -> list[Any]:
+    return [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
+
+
+def _argument_names(function: Callable[..., Any], count: int) -> list[str]:
+    """The names of positional parameters, as far as there are any."""
+    try:
+        parameters = list(signatures.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [positional[i] if i < len(positional) else f"[{i}]" for i in range(count)]
+
+
+def _leaves_of(found: Any, subject: Subject, args: tuple[Any, ...], names: list[str]) -> list[Any]:
+    """The gradient by leaf of all arguments; None where there is none."""
+    if not isinstance(found, tuple | list) or len(found) != len(subject.argnums):
+        count = f"a {type(found).__name__}" + (f" of {len(found)}" if isinstance(found, tuple | list) else "")
+        raise ContractError(
+            Cause.STRUCTURE,
+            f"the backward pass returned {count}; expected a tuple of {len(subject.argnums)}, one cotangent for each "
+            "argument",
+            "return (dx,) even if there is one argument only, and None for integers and keys",
+        )
+    by_argument = dict(zip(subject.argnums, found, strict=True))
+    leaves: list[Any] = []
+    for i, arg in enumerate(args):
+        own, structure = jax.tree_util.tree_flatten_with_path(arg)
+        if by_argument.get(i) is None:  # as in custom_vjp, None stands for zeros
+            leaves += [jnp.zeros(jnp.shape(x), x.dtype) if is_inexact(jnp.asarray(x)) else None for _, x in own]
+            continue
+        given = jax.tree.leaves(by_argument[i], is_leaf=lambda x: x is None)
+        same = jax.tree.structure(jax.tree.map(lambda _: 0, by_argument[i], is_leaf=lambda x: x is None))
+        if len(given) != len(own) or str(same) != str(jax.tree.structure(jax.tree.map(lambda _: 0, arg))):
+            raise ContractError(
+                Cause.STRUCTURE,
+                f"the gradient for {names[i]} has the structure {jax.tree.structure(by_argument[i])}; {names[i]} has "
+                f"{structure}",
+                "return the same containers, with the same keys, as the argument has",
+                names[i],
+            )
+        for (path, x), d in zip(own, given, strict=True):
+            inexact = is_inexact(jnp.asarray(x))
+            if d is None:
+                leaves.append(jnp.zeros(jnp.shape(x), x.dtype) if inexact else None)
+                continue
+            try:
+                leaves.append(jnp.asarray(d) if inexact else None)
+            except (TypeError, ValueError):
+                name = names[i] + jax.tree_util.keystr(path)
+                raise ContractError(Cause.STRUCTURE, f"the gradient for {name} is {d!r}; expected an array") from None
+    return leaves
+
+
+def _program(function: Any, wide: list[Any], shapes: list[Any], notes: list[str], what: str) -> tuple[Any, Any, bool]:
+    """The flat program in float64 or, where the function refuses that, in its own types; the narrowest type; and
+    whether there is one narrower than float64.
+    """
+    try:
+        program = flatten(function, *wide, unroll=UNROLL)
+    except Exception:
+        with jax.enable_x64(False) if all(s.dtype != np.float64 for s in shapes) else jax.enable_x64(True):
+            program = called(lambda: flatten(function, *shapes, unroll=UNROLL), f"the {what}")
+        notes.append(f"the {what} does not accept float64; it was checked in the types given")
+    narrow = narrowest(program)
+    refuses = any(v.aval.dtype != w.dtype for v, w in zip(program.jaxpr.jaxpr.invars, wide, strict=True))
+    return program, narrow, narrow is not None or refuses
+
+
+def _widened(program: Program) -> Program | None:
+    try:
+        with precisely():
+            return widened(program)
+    except Exception:
+        return None
+
+
+def _same_values(problem: Problem, run_manual: Callable[..., Any]) -> None:
+    """Refuse a forward pass that returns something else than the function itself."""
+    dy = [np.ones(o.shape, o.dtype) for o in problem.outputs]
+    _, values = run_manual(problem.leaves, dy)
+    digits = 1e-9 if problem.precise else 1e-3
+    for y, z in zip(problem.value(problem.leaves), values, strict=True):
+        scale = np.max(np.abs(y), initial=0.0, where=np.isfinite(y))
+        same = np.isclose(y, z, rtol=0, atol=digits * scale + 1e-300, equal_nan=True) if y.shape == z.shape else False
+        if not np.all(same):
+            error = (
+                f"by up to {np.nanmax(np.abs(y - z)):.3g}" if y.shape == z.shape else f"in shape: {y.shape}, {z.shape}"
+            )
+            raise ContractError(
+                Cause.OTHER_FORWARD,
+                f"the forward pass returns something else than the function itself; they differ {error}",
+                "differentiate the function that is computed",
+            )

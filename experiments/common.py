@@ -40,10 +40,16 @@ class Verdict(NamedTuple):
     notes: str = ""  # the row of the course notes that makes the claim
 
 
-def main(define_flags: Callable[[flags.FlagValues], None], run: Callable[..., Sequence[Verdict]]) -> None:
+def main(
+    define_flags: Callable[[flags.FlagValues], None],
+    run: Callable[..., Sequence[Verdict] | int],
+    *,
+    usage_status: int | None = None,
+) -> None:
     """Parse the command line, call `run` with every flag by name, exit with 1 if a verdict fails.
 
-    A flag that `run` does not take, or the reverse, is a TypeError at the first start.
+    A flag that `run` does not take, or the reverse, is a TypeError at the first start. A `run` whose exit status says
+    more returns it; `usage_status` is then that of a command line which can't be used.
     """
     own = flags.FlagValues()
     define_flags(own)
@@ -54,17 +60,23 @@ def main(define_flags: Callable[[flags.FlagValues], None], run: Callable[..., Se
     def start(argv: Sequence[str]) -> int:
         if len(argv) > 1:
             console.print(f"error: unexpected argument {argv[1]!r}; expected --flags only", markup=False)
-            return 2
+            return usage_status or 2
         try:
             verdicts = run(**{name: flags.FLAGS[name].value for name in own})
         except UserError as error:
             Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-            return 2
+            return usage_status or 2
         except KeyboardInterrupt:
             return 130
-        return int(not all(verdict.holds for verdict in verdicts))
+        return verdicts if isinstance(verdicts, int) else int(not all(verdict.holds for verdict in verdicts))
 
-    app.run(lambda argv: sys.exit(start(argv)))
+    def parse(argv: list[str]) -> Any:
+        try:
+            return app.parse_flags_with_usage(argv)
+        except SystemExit:
+            raise SystemExit(usage_status) from None
+
+    app.run(lambda argv: sys.exit(start(argv)), flags_parser=parse if usage_status else app.parse_flags_with_usage)
 
 
 @contextlib.contextmanager

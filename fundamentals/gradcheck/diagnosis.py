@@ -24,6 +24,7 @@ from fundamentals.gradcheck import fits
 from fundamentals.gradcheck.hypotheses import SEARCHES, holding, reproduces
 from fundamentals.gradcheck.judge import Evidence
 from fundamentals.gradcheck.kinks import scale_of
+from fundamentals.gradcheck.naming import short
 from fundamentals.gradcheck.precision import is_key
 from fundamentals.gradcheck.probes import cotangents, nudge, perturb
 from fundamentals.gradcheck.report import Cause, Diagnosis, Verdict
@@ -31,7 +32,6 @@ from fundamentals.gradcheck.rounding import Probe
 from fundamentals.gradcheck.scenes import Scene, Stage
 from fundamentals.gradcheck.subject import Problem
 from fundamentals.gradcheck.sweep import Edge, is_inexact
-from fundamentals.program import line
 
 FRESH = 2  # points at which an explanation has to hold too
 
@@ -72,14 +72,14 @@ def _causes(problem: Problem, evidence: Evidence, wrong: list[int]) -> list[Diag
             )
             for i in rest
         ]
-    return [found[i] for i in sorted(found)] + more
+    return _merged([found[i] for i in sorted(found)] + more)
 
 
 def _by_contract(problem: Problem, evidence: Evidence, i: int) -> Diagnosis | None:
     """Causes that need no hypothesis."""
     path = problem.paths[i]
     if evidence.imprecise is not None and evidence.leaves[i].detail.startswith("rounded to"):
-        place = evidence.imprecise.line.rpartition("/")[2]
+        place = evidence.imprecise.line
         return Diagnosis(
             Cause.PRECISION,
             path,
@@ -162,7 +162,7 @@ def _explained(problem: Problem, evidence: Evidence, wrong: list[int]) -> list[D
         if not left:
             break
     found += [_unexplained(stage, scenes[0], wrong, i) for i in left]
-    return _merged(found)
+    return found
 
 
 def _merged(found: list[Diagnosis]) -> list[Diagnosis]:
@@ -435,7 +435,7 @@ def _unexplained(stage: Stage, scene: Scene, wrong: list[int], leaf: int) -> Dia
             )
     if stage.edges and stage.program is not None and len(wrong) < len(problem.which):
         only = [e for e in stage.edges if stage.reach[stage.variable(e)] <= set(wrong)]
-        lines = list(dict.fromkeys(line(stage.equation(e)).rpartition("/")[2].partition(" (")[0] for e in only))
+        lines = list(dict.fromkeys(filter(None, (short(stage.equation(e)) for e in only))))
         right = [problem.paths[i] for i in range(len(problem.which)) if i not in wrong]
         if lines:
             hints.append(

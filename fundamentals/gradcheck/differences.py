@@ -27,8 +27,7 @@ class Slope(NamedTuple):
 
 
 def slope(
-    value: Callable[[list[Any]], list[Any]],
-    side: Callable[[list[Any]], list[Any]] | None,
+    value: Callable[[list[Any]], tuple[list[Any], list[Any]]],
     leaves: Sequence[Any],
     direction: dict[int, Any],
     dy: Sequence[Any],
@@ -37,8 +36,7 @@ def slope(
     """The derivative of ⟨dy, f⟩ along a direction.
 
     Args:
-      value: f, of a list of leaves.
-      side: tells on which side of each kink its argument lies; a step must not change that.
+      value: leaves → (f, on which side of each kink they lie); a step must not change the sides.
       leaves: where.
       direction: u, for some of the leaves.
       dy: a cotangent for each leaf of the result.
@@ -54,27 +52,28 @@ def slope(
     def contracted(a: Sequence[Any], b: Sequence[Any]) -> float:
         return float(sum(np.sum(np.real(d * (p - q))) for d, p, q in zip(dy, a, b, strict=True)))
 
-    h = LARGEST
-    home = side(list(leaves)) if side else []
-    for _ in range(24):
-        pair = value(at(h)), value(at(-h))
-        finite = all(np.all(np.isfinite(y)) for ys in pair for y in ys)
-        crossed = side and not all(_same(side(at(s * h)), home) for s in (1, -1))
-        if finite and not crossed:
-            break
-        h /= 4
-    else:
-        return Slope(math.nan, math.inf, "a kink or the edge of the domain is too near")
+    middle, home = value(list(leaves))
+    steps = []  # at which the function is finite, and whether on the same side of all kinks
+    for h in (LARGEST / 4**k for k in range(24)):
+        (above, side_above), (below, side_below) = value(at(h)), value(at(-h))
+        if all(np.all(np.isfinite(y)) for y in [*above, *below]):
+            steps.append((h, _same(side_above, home) and _same(side_below, home)))
+            if steps[-1][1]:
+                break
+    if not steps:
+        return Slope(math.nan, math.inf, "the edge of the domain is too near")
+    # A comparison that is about to change at any step need be no kink: |x| in a function that is smooth at 0.
+    h = steps[-1][0] if steps[-1][1] else steps[0][0]
+    (above, _), (below, _) = value(at(h)), value(at(-h))
     ladder = []
     for k in range(rungs):
         step = h / RATIO**k
         if k:
-            pair = value(at(step)), value(at(-step))
-        ladder.append((step, contracted(*pair) / (2 * step)))
-    middle = value(list(leaves))
+            (above, _), (below, _) = value(at(step)), value(at(-step))
+        ladder.append((step, contracted(above, below) / (2 * step)))
     ulp = float(sum(np.sum(np.abs(d) * np.abs(y)) for d, y in zip(dy, middle, strict=True))) * 2.0**-53
     return _extrapolated(
-        ladder, max(ulp / 4, 4 * _noise(lambda t: contracted(value(at(t)), middle)) if rungs > 3 else ulp)
+        ladder, max(ulp / 4, 4 * _noise(lambda t: contracted(value(at(t))[0], middle)) if rungs > 3 else ulp)
     )
 
 

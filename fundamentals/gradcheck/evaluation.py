@@ -113,7 +113,7 @@ def compile_numeric(
                 for unit in (1, -1j) if np.iscomplexobj(found) else (1,):
                     u = np.zeros_like(found)
                     u[place] = size * unit
-                    step = slope(value, None, leaves, {i: u}, dy)
+                    step = slope(lambda leaves: (value(leaves), []), leaves, {i: u}, dy)
                     found[place] += unit * step.value / size if np.isfinite(step.bar) else np.nan
             gradient.append(found)
         return gradient

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fundamentals.gradcheck.naming import name_number
+from fundamentals.gradcheck.naming import name_number, undo
 from fundamentals.gradcheck.report import Cause
 
 
@@ -89,7 +89,7 @@ def scalar_fits(m: Any, known: Known) -> Iterator[Fit]:
             if abs(alpha) > 1
             else ": a mean too many, or taken over too much"
         )
-    yield Fit("α", Cause.SCALE, alpha * t, detail, f"divide d{path} by {text}")
+    yield Fit("α", Cause.SCALE, alpha * t, detail, undo(f"d{path}", text))
 
 
 def layout_fits(m: Any, known: Known) -> Iterator[Fit]:

@@ -12,7 +12,7 @@ from jax.extend import core
 
 from fundamentals.gradcheck import variants
 from fundamentals.gradcheck.kinks import scale_of
-from fundamentals.gradcheck.naming import name_number
+from fundamentals.gradcheck.naming import name_number, undo
 from fundamentals.gradcheck.operators import wrong_composites, wrong_cotangents
 from fundamentals.gradcheck.report import Cause
 from fundamentals.gradcheck.scenes import Scene, Stage, Tangents
@@ -119,7 +119,7 @@ def _path_words(stage: Stage, edge: Edge, coefficient: float, sizes: Any, scalar
     return (
         cause,
         f"{path} is {text} times what it should be{meaning}{wrong_count}",
-        f"divide what flows back through {stage.place(edge)} by {text}",
+        undo(f"what flows back through {stage.place(edge)}", text),
     )
 
 
@@ -494,6 +494,47 @@ def _pairs(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int
                 )
 
 
+def _scaled_rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
+    """One local rule wrong, or one path dropped or doubled, and the leaf a multiple of what this gives."""
+    scene = scenes[0]
+    rows, edges = _within_reach(stage, tangents, left)
+    m, t = (
+        tangents.seen([gradient[i] for i in tangents.leaves])[rows]
+        for gradient in (scene.probe.manual, scene.probe.truth)
+    )
+    sizes, scalars = stage.numbers(scene)
+
+    def multiple(edge: Edge, cotangent: Any) -> Any:
+        """The number, by name."""
+        wrong = t + _moved(stage, tangents, edge, cotangent - scene.sweep.cotangents[edge], rows)
+        square = float(wrong @ wrong)
+        alpha = float(wrong @ m) / square if square else 0.0
+        if not alpha or np.linalg.norm(m - alpha * wrong) > FITS * np.linalg.norm(m):
+            return None
+        return alpha, name_number(alpha, sizes, scalars)
+
+    for edge in edges:
+        c = scene.sweep.cotangents[edge]
+        paths = [(_path_hypothesis(stage, (edge,), a, sizes, scalars), a * c) for a in (0.0, 2.0, -1.0)]
+        rules = [(_rule_hypothesis(stage, (edge,), w), w.cotangent) for w in wrong_cotangents(stage.view(scene, edge))]
+        for hypothesis, cotangent in [*rules, *paths]:
+            found = multiple(edge, cotangent)
+            if found is not None and found[1] is not None:
+                alpha, name = found
+                leaves = ", ".join(f"d{stage.problem.paths[i]}" for i in left)
+                meaning = f" ({name.meaning})" if name.meaning else ""
+                yield hypothesis._replace(
+                    detail=f"{hypothesis.detail}; and {leaves} is {name.text} of what it should be{meaning}",
+                    fix=f"{hypothesis.fix}; and {undo(leaves, name.text)}",
+                    gradient=partial(_times, alpha, hypothesis.gradient),
+                )
+
+
+def _times(alpha: float, gradient: Callable[[Scene], Sequence[Any] | None], scene: Scene) -> Sequence[Any] | None:
+    found = gradient(scene)
+    return None if found is None else [None if g is None else alpha * g for g in found]
+
+
 def _scaled(stage: Stage, coefficients: dict[Edge, float]) -> Callable[[Scene], Sequence[Any] | None]:
     """The gradient with paths times numbers."""
     return partial(_altered, stage, list(coefficients), lambda view, c: coefficients[view.edge] * c)
@@ -516,4 +557,8 @@ def holding(
             yield hypothesis
 
 
-SEARCHES = (_paths, _rules, _factors, _composites, _detours, _variants, _loops, _pairs, _residuals)  # simple ones first
+# Simple ones first.
+SEARCHES = (
+    *(_paths, _rules, _factors, _composites, _detours),
+    *(_scaled_rules, _variants, _loops, _pairs, _residuals),
+)

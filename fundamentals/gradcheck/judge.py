@@ -156,7 +156,7 @@ def _verdict(
                 detects,
                 "also off the kink, " + next(e.where for e, w in zip(errors[1:], wrong[1:], strict=True) if w),
             )
-        outside = kinks.is_possible(problem, kink, home.leaves, home.dy, home.truth, home.manual, i) if wrong[0] else ""
+        outside = kinks.impossible(problem, home, i, seed=0) if wrong[0] else ""
         if outside:
             return Leaf(path, Verdict.WRONG, errors[0].relative, detects, f"at a kink, and no convention: {outside}")
         return Leaf(
@@ -171,7 +171,7 @@ def _verdict(
                     Verdict.INCONCLUSIVE,
                     worst.relative,
                     detects,
-                    f"finite differences agree with it, autodiff does not: a stop_gradient ({_place(problem.intends)}) "
+                    f"finite differences agree with it, autodiff does not: a stop_gradient ({problem.intends}) "
                     "asks for another gradient",
                 )
             notes.append(
@@ -186,9 +186,7 @@ def _verdict(
         return Leaf(path, Verdict.INCONCLUSIVE, worst.relative, detects, "rounding hides what could be wrong")
     if disputed and slope.differs_from_both:
         if problem.intends:
-            notes.append(
-                f"{path}: finite differences do not agree, as a stop_gradient asks for ({_place(problem.intends)})"
-            )
+            notes.append(f"{path}: finite differences do not agree, as a stop_gradient asks for ({problem.intends})")
         else:
             return Leaf(
                 path,
@@ -256,7 +254,11 @@ def _slopes(
             if np.iscomplexobj(x):
                 u = u * np.exp(1j * random.uniform(0, 2 * np.pi, x.shape))
             step = differences.slope(
-                problem.value, None if side is None else side.compute, probe.leaves, {number: u}, probe.dy, rungs
+                side.compute if side else lambda leaves: (problem.value(leaves), []),
+                probe.leaves,
+                {number: u},
+                probe.dy,
+                rungs,
             )
             by = [float(np.sum(np.real(g[i] * u))) if g else None for g in (probe.manual, probe.truth)]
             reference = probe.truth[i] if probe.truth else probe.manual[i]
@@ -319,7 +321,3 @@ def _convention(kink: kinks.Kink, home: Probe, i: int) -> str:
         f"at {index(place)} it takes {np.real(home.manual[i][place]):.4g}, autodiff "
         f"{np.real(home.truth[i][place]):.4g}; from the sides {low:.4g} and {high:.4g}"
     )
-
-
-def _place(line: str) -> str:
-    return line.rpartition("/")[2].partition(" (")[0]

@@ -9,7 +9,7 @@ The gradient at a kink is a convention. One that lies, in every direction, betwe
 possible; another is a mistake.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,12 +18,14 @@ import numpy as np
 from jax.extend import core
 
 from fundamentals.gradcheck.evaluation import precisely
+from fundamentals.gradcheck.naming import short
 from fundamentals.gradcheck.probes import nudge
 from fundamentals.gradcheck.subject import Problem
 from fundamentals.gradcheck.sweep import is_inexact
-from fundamentals.program import Program, evaluate, execute, line
+from fundamentals.program import Program, evaluate, execute, read
 
 NUDGE = 1e-9
+RESULTS = 256  # that are looked at one at a time
 JUMP = 1e-5  # of the gradient, relative to its scale
 _STEPS = {"floor", "ceil", "round", "sign"}
 # Piecewise linear: which operand is taken is where a cotangent goes.
@@ -54,10 +56,10 @@ class Kink(NamedTuple):
 
 
 class Side(NamedTuple):
-    """Which way each comparison of a program goes."""
+    """The value of a program, and which way each comparison in it goes."""
 
     equations: list[Any]
-    compute: Callable[[list[Any]], list[Any]]  # leaves → an array for each equation
+    compute: Callable[[list[Any]], tuple[list[Any], list[Any]]]  # leaves → (y, an array for each equation)
 
 
 def compile_side(program: Program) -> Side:
@@ -71,7 +73,7 @@ def compile_side(program: Program) -> Side:
             found.append(i)
 
     @jax.jit
-    def compute(leaves: list[Any]) -> list[Any]:
+    def compute(leaves: list[Any]) -> tuple[list[Any], list[Any]]:
         sides: dict[int, Any] = {}
 
         def apply(i: int, equation: core.JaxprEqn, operands: list[Any]) -> list[Any]:
@@ -86,12 +88,13 @@ def compile_side(program: Program) -> Side:
                     sides[i] = _choice(equation, operands, results)
             return results
 
-        evaluate(jaxpr, program.jaxpr.consts, leaves, apply)
-        return [sides[i] for i in found]
+        known = evaluate(jaxpr, program.jaxpr.consts, leaves, apply)
+        return read(known, jaxpr.outvars), [x for i in found for x in sides[i]]
 
-    def call(leaves: list[Any]) -> list[Any]:
+    def call(leaves: list[Any]) -> tuple[list[Any], list[Any]]:
         with precisely():
-            return [np.asarray(x) for xs in compute(leaves) for x in xs]
+            y, sides = compute(leaves)
+            return list(map(np.asarray, y)), list(map(np.asarray, sides))
 
     spread = []  # one entry for each array
     for i in found:
@@ -111,7 +114,7 @@ def find_kink(
     if side is None or not side.equations or problem.truth is None:
         return None
     random = np.random.RandomState(seed)
-    home = side.compute(leaves)
+    _, home = side.compute(leaves)
     limits: list[list[Any]] = []
     crossed: dict[str, None] = {}
     jumped = False
@@ -123,7 +126,7 @@ def find_kink(
         else:  # the opposite one
             step = {i: -s for i, s in step.items()}
         moved = [x + step[i] if i in step else x for i, x in enumerate(leaves)]
-        away = side.compute(moved)
+        _, away = side.compute(moved)
         changed = [e for e, a, b in zip(side.equations, home, away, strict=True) if not np.array_equal(a, b)]
         if trial == 1 and not changed and not crossed:
             return None
@@ -142,39 +145,83 @@ def find_kink(
     return Kink(tuple(crossed), limits, [_least(c) for c in columns], [_most(c) for c in columns])
 
 
-def is_possible(
-    problem: Problem, kink: Kink, leaves: list[Any], dy: list[Any], t: list[Any], m: list[Any], leaf: int
-) -> str:
-    """Whether a gradient that differs from autodiff's at a kink is a convention; if not, the direction that shows it.
+def impossible(problem: Problem, probe: Any, leaf: int, seed: int) -> str:
+    """Why a gradient that differs from autodiff's at a kink is no convention; empty if it is one.
 
-    In every direction u tried, ⟨m, u⟩ must lie between the derivatives from both sides. The directions are the entries
-    that differ, one by one, and all of them together, which tells max ties that are counted twice.
+    One result at a time, since those of several may add up to anything: the gradient has to be a mean of gradients that
+    there are around the point (Clarke's subdifferential) or, as there may be too many of these to see all, to lie
+    between the derivatives from both sides in every direction tried. The directions are the entries that differ, alone,
+    and all entries that the kink concerns together, which tells ties that are counted twice.
     """
+    truth, random = problem.truth, np.random.RandomState(seed)
+    assert truth is not None
+    for dy in _one_at_a_time(probe.dy, random):
+        t, m = truth(probe.leaves, dy)[leaf], problem.manual(probe.leaves, dy)[leaf]
+        if not np.all(np.isfinite(m)):
+            return "it is not finite"
+        scale = max(scale_of(t), scale_of(m))
+        if np.max(np.abs(m - t), initial=0.0) <= 1e-9 * scale:
+            continue
+        steps = [{i: nudge(probe.leaves[i], random, NUDGE) - probe.leaves[i] for i in problem.which} for _ in range(16)]
+        around = [t, *(truth(_moved(probe.leaves, s, sign), dy)[leaf] for s in steps for sign in (1, -1))]
+        around = [limit for limit in around if np.all(np.isfinite(limit))]
+        if _distance(np.stack([limit.ravel() for limit in around]), m.ravel()) <= 1e-2 * scale:
+            continue
+        outside = _outside(problem, probe.leaves, dy, t, m, leaf, np.stack(around))
+        if outside:
+            return outside
+    return ""
+
+
+def _one_at_a_time(dy: list[Any], random: np.random.RandomState) -> Iterator[list[Any]]:
+    """Cotangents with one entry each, of at most a few hundred results."""
+    places = [(k, index) for k, d in enumerate(dy) for index in np.ndindex(d.shape) if d[index]]
+    for k in random.permutation(len(places))[:RESULTS]:
+        alone = [np.zeros_like(d) for d in dy]
+        number, index = places[k]
+        alone[number][index] = dy[number][index]
+        yield alone
+
+
+def _moved(leaves: list[Any], step: dict[int, Any], sign: float) -> list[Any]:
+    return [(x + sign * step[i]).astype(x.dtype) if i in step else x for i, x in enumerate(leaves)]
+
+
+def _distance(vertices: Any, point: Any) -> float:
+    """From a point to the means of some others, by projected gradients on their weights."""
+    weights = np.full(len(vertices), 1 / len(vertices))
+    step = 1 / max(float(np.linalg.norm(vertices, 2)) ** 2, 1e-300)
+    for _ in range(2000):
+        weights = _onto_simplex(weights - step * (vertices @ (weights @ vertices - point)))
+    return float(np.max(np.abs(weights @ vertices - point), initial=0.0))
+
+
+def _onto_simplex(weights: Any) -> Any:
+    """The nearest weights that are not negative and sum to 1."""
+    ordered = np.sort(weights)[::-1]
+    excess = (np.cumsum(ordered) - 1) / np.arange(1, len(weights) + 1)
+    return np.maximum(weights - excess[np.flatnonzero(ordered > excess)[-1]], 0)
+
+
+def _outside(problem: Problem, leaves: list[Any], dy: list[Any], t: Any, m: Any, leaf: int, around: Any) -> str:
     assert problem.truth is not None
-    number = problem.which[leaf]
-    x = leaves[number]
-    scale = max(scale_of(t[leaf]), scale_of(m[leaf]))
-    differ = np.argwhere(np.abs(m[leaf] - t[leaf]) > 1e-9 * scale)
+    x = leaves[problem.which[leaf]]
+    scale = max(scale_of(t), scale_of(m))
     size = NUDGE * (np.sqrt(np.mean(np.abs(x) ** 2)) or 1.0)
-    together = np.zeros(x.shape)
-    together[tuple(differ.T)] = 1
-    spread = kink.highest[leaf] - kink.lowest[leaf]
-    involved = 1.0 * (spread > JUMP * scale)
-    directions = [("all entries at the kink together", involved), ("all entries that differ together", together)]
-    for index in differ[:32]:
+    directions = [("all entries at the kink together", 1.0 * (np.ptp(np.real(around), axis=0) > JUMP * scale))]
+    for index in np.argwhere(np.abs(m - t) > 1e-9 * scale)[:32]:
         alone = np.zeros(x.shape)
         alone[tuple(index)] = 1
-        directions.append((str(tuple(map(int, index))), alone))
+        directions.append((str([int(k) for k in index]), alone))
     for name, u in directions:
         ends = []
         for sign in (1, -1):
-            moved = list(leaves)
-            moved[number] = (x + sign * size * u).astype(x.dtype)
-            ends.append(float(np.sum(np.real(problem.truth(moved, dy)[leaf] * u))))
-        given = float(np.sum(np.real(m[leaf] * u)))
+            there = _moved(leaves, {problem.which[leaf]: size * u}, sign)
+            ends.append(float(np.sum(np.real(problem.truth(there, dy)[leaf] * u))))
+        given = float(np.sum(np.real(m * u)))
         slack = JUMP * max(scale, *map(abs, ends))
         if not min(ends) - slack <= given <= max(ends) + slack:
-            return f"along {name}, dy·∂y is {given:.6g}; from the two sides it is {ends[1]:.6g} and {ends[0]:.6g}"
+            return f"along {name} it is {given:.6g}; from the two sides {ends[1]:.6g} and {ends[0]:.6g}"
     return ""
 
 
@@ -198,7 +245,7 @@ def _choice(equation: core.JaxprEqn, operands: list[Any], results: Sequence[Any]
 
 
 def _short(equation: core.JaxprEqn) -> str:
-    place = line(equation).rpartition("/")[2].partition(" (")[0]
+    place = short(equation)
     return f"{equation.primitive.name} at {place}" if place else str(equation.primitive.name)
 
 

@@ -1,8 +1,13 @@
-"""Numbers by name: 0.2 is “1/5, the size of axis 0 of x”."""
+"""Numbers by name, 0.2 is “1/5, the size of axis 0 of x”; and lines of the user's file."""
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fundamentals.program import line
+
+_OWN = str(Path(__file__).parent)
 
 
 class Name(NamedTuple):
@@ -92,5 +97,22 @@ def name_number(alpha: float, sizes: Mapping[int, list[str]], scalars: Mapping[s
     return None
 
 
+def undo(what: str, text: str) -> str:
+    """How to take back a factor: 1/5 by multiplying by 5."""
+    return f"multiply {what} by {text[2:]}" if text.startswith("1/") else f"divide {what} by {text}"
+
+
 def _is(a: float, b: float) -> bool:
     return abs(a - b) <= 1e-8 * abs(b)
+
+
+def source(equation: Any) -> tuple[str, int]:
+    """The user's file and line that an equation is from; ("", 0) where there is none."""
+    path, _, number = line(equation).partition(" (")[0].rpartition(":")
+    return (path, int(number)) if number.isdecimal() and not path.startswith(_OWN) else ("", 0)
+
+
+def short(equation: Any) -> str:
+    """`file.py:12`, or nothing."""
+    path, number = source(equation)
+    return f"{Path(path).name}:{number}" if path else ""

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fundamentals.program import Program, evaluate, line, read
+from fundamentals.gradcheck.naming import short
+from fundamentals.program import Program, evaluate, read
 
 
 class Narrow(NamedTuple):
@@ -31,7 +32,7 @@ def narrowest(program: Program) -> Narrow | None:
                 jnp.finfo(dtype).eps
                 > (found.dtype and jnp.finfo(found.dtype).eps if found else jnp.finfo(np.float64).eps)
             ):
-                found = Narrow(np.dtype(dtype), line(equation))
+                found = Narrow(np.dtype(dtype), short(equation))
     return found
 
 
@@ -47,7 +48,7 @@ def widened(program: Program) -> Program:
         if any(isinstance(value, core.Jaxpr | core.ClosedJaxpr) for value in equation.params.values()) and list(
             _held(equation)
         ):
-            raise TypeError(f"{equation.primitive.name} at {line(equation)} computes in {next(iter(_held(equation)))}")
+            raise TypeError(f"{equation.primitive.name} ({short(equation)}) computes in {next(iter(_held(equation)))}")
         if equation.primitive.name == "reduce_precision":
             return operands
         params = {

@@ -46,11 +46,21 @@ def perturb(x: Any, random: np.random.RandomState, spread: float = SPREAD) -> An
     ):
         return x
     changed = x * np.exp(spread * noise)  # keeps signs and zeros
-    if x.ndim and x.shape[-1] > 1 and np.all(np.real(x) >= 0) and np.allclose(x.sum(-1), 1, rtol=0, atol=1e-6):
+    if _sums_to_one(x):
         return (changed / changed.sum(-1, keepdims=True)).astype(x.dtype)
     if x.ndim >= 2 and x.shape[-1] == x.shape[-2] and np.array_equal(x, np.swapaxes(x, -1, -2)):
         changed = (changed + np.swapaxes(changed, -1, -2)) / 2
     return changed.astype(x.dtype)
+
+
+def polish(x: Any) -> Any:
+    """Rows that sum to 1 up to the rounding of the type that they came in, to that of float64."""
+    return (x / x.sum(-1, keepdims=True)).astype(x.dtype) if _sums_to_one(x) else x
+
+
+def _sums_to_one(x: Any) -> bool:
+    floating = np.issubdtype(x.dtype, np.floating) and x.ndim and x.shape[-1] > 1 and x.size
+    return bool(floating and np.all(x >= 0) and np.allclose(x.sum(-1), 1, rtol=0, atol=1e-6))
 
 
 def nudge(x: Any, random: np.random.RandomState, size: float) -> Any:

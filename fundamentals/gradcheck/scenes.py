@@ -17,11 +17,12 @@ from jax.extend import core
 
 from fundamentals.gradcheck.evaluation import precisely
 from fundamentals.gradcheck.fits import Known
+from fundamentals.gradcheck.naming import short, source
 from fundamentals.gradcheck.operators import DERIVATIVES, View
 from fundamentals.gradcheck.rounding import Probe
 from fundamentals.gradcheck.subject import Problem
 from fundamentals.gradcheck.sweep import Edge, Sweep, compile_sweep, is_inexact
-from fundamentals.program import Program, evaluate, execute, line, read
+from fundamentals.program import Program, evaluate, execute, read
 
 DIRECTIONS = 12
 _SAME_THING = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "copy", "stop_gradient"}
@@ -136,11 +137,9 @@ class Stage:
     def place(self, edge: Edge) -> str:
         """Where an edge is: operation, line, and what is written there."""
         equation = self.equation(edge)
-        where = line(equation)
-        path, _, number = where.partition(" (")[0].rpartition(":")
-        text = linecache.getline(path, int(number)).strip() if number.isdecimal() else ""
-        short = path.rpartition("/")[2]
-        at = f" at {short}:{number}" if short else ""
+        path, number = source(equation)
+        text = linecache.getline(path, number).strip() if path else ""
+        at = f" at {short(equation)}" if path else ""
         return f"`{title(equation)}`{at}" + (f", “{text}”" if text else "")
 
     def known(self, scene: Scene, leaf: int, tensors: Mapping[str, Any]) -> Known:
@@ -295,7 +294,7 @@ class Stage:
             self.names[variable] = known.get(i, f"argument {self.flat.inputs[i]}")
         seen: Counter[str] = Counter()
         for equation in jaxpr.eqns:
-            place = line(equation).rpartition("/")[2].partition(" (")[0]
+            place = short(equation)
             text = f"`{title(equation)}`" + (f" ({place})" if place else "")
             for variable in equation.outvars:
                 source = equation.invars[0] if equation.invars else None

@@ -27,9 +27,11 @@ from fundamentals.gradcheck.evaluation import (
     runner,
     without_value,
 )
-from fundamentals.gradcheck.precision import Narrow, is_inexact, narrowest, wide, widen, widened
+from fundamentals.gradcheck.naming import short
+from fundamentals.gradcheck.precision import Narrow, is_inexact, is_key, narrowest, wide, widen, widened
+from fundamentals.gradcheck.probes import polish
 from fundamentals.gradcheck.report import Cause
-from fundamentals.program import Program, flatten, line
+from fundamentals.program import Program, flatten
 
 UNROLL = 16  # steps up to which diagnosis looks into a scan
 
@@ -91,7 +93,7 @@ def prepare(subject: Subject) -> Problem:
             raise TypeError(f"{subject.name}: {name} is {leaf!r}; expected an array or a number") from None
     owner = [path[0].idx for path, _ in flat]
     which = tuple(i for i, x in enumerate(given) if is_inexact(x) and owner[i] in subject.argnums)
-    leaves = [widen(x) for x in given]
+    leaves = [x if is_key(x) else polish(widen(x)) for x in given]
     notes: list[str] = []
 
     def arguments(leaves: Sequence[Any]) -> tuple[Any, ...]:
@@ -183,7 +185,7 @@ def prepare(subject: Subject) -> Problem:
     intends = (
         ""
         if program is None
-        else next((line(e) or "the function" for e in program.equations if e.primitive.name == "stop_gradient"), "")
+        else next((short(e) or "in the function" for e in program.equations if e.primitive.name == "stop_gradient"), "")
     )
     derivative = None if eager else compile_truth(evaluate_value, which, leaves, outputs)
     problem = Problem(

@@ -21,7 +21,16 @@ from typing import Any
 import numpy as np
 
 from fundamentals.gradcheck import fits
-from fundamentals.gradcheck.hypotheses import SEARCHES, holding, reproduces
+from fundamentals.gradcheck.bookkeeping import (
+    assignments,
+    composites,
+    detours,
+    misread,
+    of_variants,
+    residuals,
+    reversed_order,
+)
+from fundamentals.gradcheck.hypotheses import factors, holding, paths, reproduces, rules
 from fundamentals.gradcheck.judge import Evidence
 from fundamentals.gradcheck.kinks import scale_of
 from fundamentals.gradcheck.naming import short
@@ -30,8 +39,10 @@ from fundamentals.gradcheck.probes import cotangents, nudge, perturb
 from fundamentals.gradcheck.report import Cause, Diagnosis, Verdict
 from fundamentals.gradcheck.rounding import Probe
 from fundamentals.gradcheck.scenes import Scene, Stage
+from fundamentals.gradcheck.steps import loops
 from fundamentals.gradcheck.subject import Problem
 from fundamentals.gradcheck.sweep import Edge, is_inexact
+from fundamentals.gradcheck.twofold import pairs, rule_and_path, scaled_rules
 
 FRESH = 2  # points at which an explanation has to hold too
 
@@ -200,7 +211,7 @@ def _fresh(problem: Problem, evidence: Evidence, fit: Probe, seed: int) -> Probe
     assert problem.truth is not None
     special = fit is evidence.probes[0] and len(evidence.probes) > 1
     dy = cotangents(problem.outputs, random, problem.is_loss)
-    for spread in (0.3, 0.03, 0.003):
+    for spread in (1e-3,) if evidence.careful else (0.3, 0.03, 0.003):
         leaves = list(fit.leaves)
         for i in problem.which:
             if special:
@@ -215,6 +226,11 @@ def _fresh(problem: Problem, evidence: Evidence, fit: Probe, seed: int) -> Probe
     return Probe(fit.leaves, dy, problem.truth(fit.leaves, dy), problem.manual(fit.leaves, dy))
 
 
+# Simple ones first.
+SEARCHES = (
+    *(paths, rules, factors, composites, scaled_rules, pairs, assignments, misread),
+    *(detours, reversed_order, of_variants, loops, rule_and_path, residuals),
+)
 Found = Iterator[tuple[Diagnosis, set[int]]]
 
 

@@ -34,6 +34,7 @@ class Known(NamedTuple):
     tensors: Mapping[str, Any]  # by name
     sizes: Mapping[int, list[str]]
     scalars: Mapping[str, float]
+    depending: frozenset[str] = frozenset()  # those of them that depend on an argument with a gradient
 
 
 def alike(a: Any, b: Any, digits: float = 1e-7) -> bool:
@@ -89,7 +90,23 @@ def scalar_fits(m: Any, known: Known) -> Iterator[Fit]:
             if abs(alpha) > 1
             else ": a mean too many, or taken over too much"
         )
-    yield Fit("α", Cause.SCALE, alpha * t, detail, undo(f"d{path}", text))
+    source = next(
+        (
+            n
+            for n in known.depending
+            if name and name.kind == "scalar" and name.meaning in (f"that is {n}", f"that is 1/({n})")
+        ),
+        None,
+    )
+    if source is not None and name is not None:
+        missing = name.meaning != f"that is {source}"
+        cause = Cause.MISSING_FACTOR if missing else Cause.EXTRA_FACTOR
+        words = f"d{path} lacks the factor {source}" if missing else f"d{path} has an extra factor {source}"
+        yield Fit(name.meaning, cause, alpha * t, words, f"{'multiply by' if missing else 'leave out'} {source}")
+        return
+    # A number that the arguments change, as that of valid tokens, is the same by name.
+    label = name.meaning if name and name.kind == "scalar" else f"{alpha:.7g}"
+    yield Fit(label, Cause.SCALE, alpha * t, detail, undo(f"d{path}", text))
 
 
 def layout_fits(m: Any, known: Known) -> Iterator[Fit]:

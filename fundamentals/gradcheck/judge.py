@@ -58,6 +58,7 @@ class Evidence(NamedTuple):
     hidden: bool  # right at the arguments given and wrong at others
     imprecise: Narrow | None  # right but for rounding to this type
     kink: kinks.Kink | None
+    careful: bool  # other points are outside of the domain
     notes: list[str]
 
 
@@ -96,6 +97,12 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
         for p in probes
     ]
     slopes = _slopes(problem, probes[-1], side, random, large, options.budget)
+    careful = False
+    if any(s is not None and s.differs_from_both for s in slopes):
+        again = _slopes(problem, home, side, random, large, options.budget)
+        if not any(s is not None and s.differs_from_both for s in again):
+            # The domain has an end that the function does not tell: an index out of bounds. No other points, then.
+            careful, slopes, probes, errors = True, again, [home], errors[:1]
     rounded = imprecise(problem, probes)
     leaves, hidden = [], False
     for i in range(count):
@@ -119,7 +126,9 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
         )
     if kink is not None:
         notes.append("a kink: " + ", ".join(kink.lines[:3]))
-    return Evidence(leaves, probes, ignores, nonlinear, hidden, problem.narrow if rounded else None, kink, notes)
+    return Evidence(
+        leaves, probes, ignores, nonlinear, hidden, problem.narrow if rounded else None, kink, careful, notes
+    )
 
 
 _HIDDEN = "right at the arguments given, wrong at others"
@@ -238,9 +247,7 @@ def _slopes(
     """Finite differences along a random direction of ±1 times the size of the leaf, one leaf at a time."""
     found: list[_Slopes | None] = []
     rungs = 2 if large else 8
-    if problem.numeric or (
-        large and probe.truth
-    ):  # one direction for all leaves, to see that autodiff differentiates this function
+    if problem.numeric or (large and probe.truth):
         return [None] * len(problem.which)
     for i, number in enumerate(problem.which):
         x = probe.leaves[number]
@@ -311,7 +318,7 @@ def _given_cotangent(problem: Problem, cotangent: Any) -> list[Any] | None:
 
 def _nothing(problem: Problem, reason: str, notes: list[str]) -> Evidence:
     leaves = [Leaf(path, Verdict.INCONCLUSIVE, None, None, reason) for path in problem.paths]
-    return Evidence(leaves, [], [False] * len(leaves), [False] * len(leaves), False, None, None, notes)
+    return Evidence(leaves, [], [False] * len(leaves), [False] * len(leaves), False, None, None, False, notes)
 
 
 def _convention(kink: kinks.Kink, home: Probe, i: int) -> str:

@@ -18,10 +18,11 @@ from jax.extend import core
 from fundamentals.gradcheck.evaluation import precisely
 from fundamentals.gradcheck.fits import Known
 from fundamentals.gradcheck.naming import short, source
-from fundamentals.gradcheck.operators import DERIVATIVES, View
+from fundamentals.gradcheck.operators import DERIVATIVES
 from fundamentals.gradcheck.rounding import Probe
 from fundamentals.gradcheck.subject import Problem
 from fundamentals.gradcheck.sweep import Edge, Sweep, compile_sweep, is_inexact
+from fundamentals.gradcheck.view import View
 from fundamentals.program import Program, evaluate, execute, read
 
 DIRECTIONS = 12
@@ -72,6 +73,7 @@ class Stage:
         self.program = problem.program
         self.names: dict[Any, str] = {}
         self.edges: list[Edge] = []
+        self.depending: frozenset[str] = frozenset()
         self.sweeper: Callable[..., Sweep] | None = None
         self._substitute: Callable[[Probe, dict[Any, Any]], list[Any]] | None = None
         if self.program is None:
@@ -85,6 +87,7 @@ class Stage:
         self._name()
         reaching = self._reaching()
         self.reach = reaching
+        self.depending = frozenset(self.name(v) for v in reaching if not v.aval.shape and reaching[v])
         self.edges = [
             Edge(i, j)
             for i, equation in enumerate(jaxpr.eqns)
@@ -145,7 +148,9 @@ class Stage:
     def known(self, scene: Scene, leaf: int, tensors: Mapping[str, Any]) -> Known:
         """What leaf fits may use."""
         problem = self.problem
-        return Known(problem.paths[leaf], leaf, scene.probe.truth, problem.paths, tensors, *self.numbers(scene))
+        return Known(
+            problem.paths[leaf], leaf, scene.probe.truth, problem.paths, tensors, *self.numbers(scene), self.depending
+        )
 
     def tensors(self, scene: Scene) -> dict[str, Any]:
         """Arrays that a gradient may have been multiplied by: arguments, values, functions and derivatives."""

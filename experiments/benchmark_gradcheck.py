@@ -26,7 +26,7 @@ from absl import flags
 from jax.test_util import check_grads
 
 from experiments import common
-from experiments.mutants import FRESH, MASKED, MUTANTS, TRAPS
+from experiments.mutants import FRESH, MASKED, MUTANTS, TRAPS, UNSEEN
 from fundamentals import gradcheck
 
 FILES = ("results.json",)
@@ -36,7 +36,11 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     """The flags of this script."""
     options: dict[str, Any] = {"flag_values": flag_values}
     flags.DEFINE_enum(
-        "suite", "notes", ["notes", "fresh"], "Known mistakes, or functions written after the checker.", **options
+        "suite",
+        "notes",
+        ["notes", "fresh", "unseen"],
+        "Known mistakes, or functions written after the checker.",
+        **options,
     )
     flags.DEFINE_list("rows", ["all"], "Numbers of mutants, or all.", **options)
     flags.DEFINE_list("dtypes", ["float32"], "Of arguments: float32, float64.", **options)
@@ -89,7 +93,7 @@ def run(
 ) -> Sequence[common.Verdict]:
     """Check everything, print the table and the scores, and write them."""
     settings = dict(locals())
-    every = MUTANTS if suite == "notes" else FRESH
+    every = {"notes": MUTANTS, "fresh": FRESH, "unseen": UNSEEN}[suite]
     mutants = [m for m in every if rows == ["all"] or str(m.number) in rows]
     if not mutants:
         raise common.UserError(

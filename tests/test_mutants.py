@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.mutants import CAUSES, FRESH, MASKED, MUTANTS, TRAPS
+from experiments.mutants import CAUSES, FRESH, MASKED, MUTANTS, TRAPS, UNSEEN
 
 LEFT_OUT: dict[int, str] = {}  # row of the table of mistakes: why it has no mutant
 THREE_CAUSES = {71}  # rows that may have as many, as a comment there justifies
@@ -73,7 +73,7 @@ def largest(cotangents):
 @functools.cache
 def results(module):
     """Of each mutant whose right backward pass stands there: the cotangents by autodiff, by its twin, and its own."""
-    mutants = [m for m in MUTANTS + FRESH if m.twin.__module__ == module]
+    mutants = [m for m in MUTANTS + FRESH + UNSEEN if m.twin.__module__ == module]
     probes = [probe(m.subject) for m in mutants]
 
     def run(probes):
@@ -85,7 +85,7 @@ def results(module):
     return dict(zip(mutants, compiled(run)(probes), strict=True))
 
 
-@pytest.mark.parametrize("mutant", MUTANTS + FRESH, ids=lambda m: f"{m.number} {m.operation}")
+@pytest.mark.parametrize("mutant", MUTANTS + FRESH + UNSEEN, ids=lambda m: f"{m.number} {m.operation}")
 def test_mutant_is_wrong_exactly_where_it_says(mutant, x64):
     expected, right, wrong = results(mutant.twin.__module__)[mutant]
     assert all(map(agree, right, expected))
@@ -98,9 +98,9 @@ def test_every_mistake_has_a_mutant():
 
 
 def test_mutants_are_told_apart_and_named():
-    labels = [(m.number, m.operation, m.mistake) for m in MUTANTS + FRESH]
+    labels = [(m.number, m.operation, m.mistake) for m in MUTANTS + FRESH + UNSEEN]
     assert len(set(labels)) == len(labels)
-    for m in MUTANTS + FRESH:
+    for m in MUTANTS + FRESH + UNSEEN:
         assert m.mistake
         assert "\n" not in m.mistake
         assert m.causes <= CAUSES.keys() - {"UNEXPLAINED"}

@@ -1,8 +1,9 @@
 """Wrong gradients to try a gradient checker on: 75 mistakes, right gradients that look wrong, probes that hide.
 
 Each function is written as in a textbook, with its right backward pass and wrong ones beside it. Nothing here imports
-the library or its checker, so that neither can be fitted to the other. FRESH are those that the checker's author had
-not seen.
+the library or its checker, so that neither can be fitted to the other. FRESH and UNSEEN are of functions that were
+written without a look at the checker, when it was done; it was improved after a look at its scores on FRESH, so that
+UNSEEN alone is what its word is worth on functions that it has not seen.
 """
 
 from experiments.mutants import (
@@ -16,6 +17,8 @@ from experiments.mutants import (
     normalization,
     programs,
     sequences,
+    unseen,
+    unseen_more,
 )
 from experiments.mutants.case import CAUSES, Masked, Mutant, Subject, Trap
 from experiments.mutants.traps import MASKED, TRAPS
@@ -23,5 +26,6 @@ from experiments.mutants.traps import MASKED, TRAPS
 _TOPICS = (dense, losses, activations, normalization, attention, sequences, convolution, programs)
 MUTANTS = tuple(sorted((mutant for topic in _TOPICS for mutant in topic.MUTANTS), key=lambda mutant: mutant.number))
 FRESH: tuple[Mutant, ...] = fresh.MUTANTS + fresh_more.MUTANTS
+UNSEEN: tuple[Mutant, ...] = unseen.MUTANTS + unseen_more.MUTANTS
 
-__all__ = ["CAUSES", "FRESH", "MASKED", "MUTANTS", "TRAPS", "Masked", "Mutant", "Subject", "Trap"]
+__all__ = ["CAUSES", "FRESH", "MASKED", "MUTANTS", "TRAPS", "UNSEEN", "Masked", "Mutant", "Subject", "Trap"]

@@ -39,7 +39,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         "suite",
         "notes",
         ["notes", "fresh", "unseen"],
-        "Known mistakes, or functions written after the checker.",
+        "Known mistakes, or of other functions.",
         **options,
     )
     flags.DEFINE_list("rows", ["all"], "Numbers of mutants, or all.", **options)

@@ -162,6 +162,18 @@ def layout_fits(m: Any, known: Known) -> Iterator[Fit]:
             f"the entries of d{path} are in the order of axes {axes}",
             f"transpose before the reshape of d{path}",
         )
+    for axis in range(t.ndim):  # gates, or heads, that are stored side by side
+        for parts in (2, 3, 4):
+            if t.shape[axis] % parts == 0 and t.shape[axis] > parts:
+                blocks = np.split(t, parts, axis)
+                for order in list(itertools.permutations(range(parts)))[1:]:
+                    yield Fit(
+                        f"blocks{axis},{order}",
+                        Cause.LAYOUT,
+                        np.concatenate([blocks[k] for k in order], axis),
+                        f"the {parts} blocks of axis {axis} of d{path} are in the order {order}",
+                        "keep the blocks in the order of the forward pass",
+                    )
     for axes in permutations[1:]:
         moved = np.transpose(t, axes)
         for count in range(1, min(t.ndim, 2) + 1):

@@ -5,7 +5,9 @@ Finite differences know nothing of derivatives, so they decide when the gradient
 
     gradient ≠ autodiff = differences    the gradient is wrong
     gradient = differences ≠ autodiff    autodiff is: a custom rule in the function, or it is unstable there
-    gradient = autodiff ≠ differences    a stop_gradient that is meant; otherwise nothing is shown
+    gradient = autodiff ≠ differences    nothing is shown
+
+A stop_gradient in the function is meant: with it, the gradient is autodiff's, and differences are not asked.
 
 PASS needs a comparison that would have seen a mistake: each verdict has the smallest error that would have been called
 WRONG, and where this is coarse, the verdict is INCONCLUSIVE.
@@ -173,16 +175,7 @@ def _verdict(
         )
     disputed = slope is not None and np.isfinite(slope.bar)
     if any(wrong) or dependent:
-        if disputed and slope.sides_with_manual and not dependent:
-            if problem.intends:
-                return Leaf(
-                    path,
-                    Verdict.INCONCLUSIVE,
-                    worst.relative,
-                    detects,
-                    f"finite differences agree with it, autodiff does not: a stop_gradient ({problem.intends}) "
-                    "asks for another gradient",
-                )
+        if disputed and slope.sides_with_manual and not dependent and not problem.intends:
             notes.append(
                 f"{path}: finite differences agree with the gradient given and not with autodiff; the function has a "
                 "custom rule that is wrong, or autodiff of it is unstable"

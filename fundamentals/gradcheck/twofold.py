@@ -137,7 +137,7 @@ def scaled_rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: li
                 leaves = ", ".join(f"d{stage.problem.paths[i]}" for i in left)
                 meaning = f" ({name.meaning})" if name.meaning else ""
                 yield hypothesis._replace(
-                    detail=f"{hypothesis.detail}; and {leaves} is {name.text} of what it should be{meaning}",
+                    detail=f"{hypothesis.detail}; and {leaves} is {name.text} times what it should be{meaning}",
                     fix=f"{hypothesis.fix}; and {undo(leaves, name.text)}",
                     gradient=partial(_times, alpha, hypothesis.gradient),
                 )

@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend import core
 
 from fundamentals.gradcheck.evaluation import precisely
+from fundamentals.gradcheck.naming import short
 from fundamentals.gradcheck.sweep import Sweep, is_inexact
 from fundamentals.program import Program, evaluate, execute, read
 
@@ -32,6 +33,13 @@ def of(program: Program, swept: Sweep | None, name: Callable[[Any], str]) -> Ite
     made_by = {v: (i, e) for i, e in enumerate(jaxpr.eqns) for v in e.outvars}
     for i, equation in enumerate(jaxpr.eqns):
         kind = equation.primitive.name
+        if kind == "stop_gradient":
+            at = f" ({short(equation)})" if short(equation) else ""
+            yield Variant(
+                f"the gradient is that of the function without its stop_gradient{at}",
+                "nothing flows back through stop_gradient",
+                _derivative(program, {i: lambda x: x}),
+            )
         if kind in ("sqrt", "rsqrt"):
             added = made_by.get(equation.invars[0])
             eps = _small(added[1]) if added else None

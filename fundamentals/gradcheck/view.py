@@ -69,7 +69,7 @@ class View(NamedTuple):
             if v is variable or v.aval.shape != variable.aval.shape or not is_inexact(v):
                 continue
             name, value = self.name(v), self.swept.values[v]
-            if any(v is term for term in terms):
+            if any(v is term for term in terms) and v not in self.program.jaxpr.jaxpr.invars:
                 rest = " and ".join(self.name(term) for term in terms if term is not v)
                 yield (
                     name,

@@ -26,10 +26,11 @@ from absl import flags
 from jax.test_util import check_grads
 
 from experiments import common
-from experiments.mutants import FRESH, MASKED, MUTANTS, TRAPS, UNSEEN
+from experiments.mutants import FRESH, HELD_OUT, MASKED, MUTANTS, TRAPS, UNSEEN
 from fundamentals import gradcheck
 
 FILES = ("results.json",)
+SUITES = {"notes": MUTANTS, "fresh": FRESH, "unseen": UNSEEN, "held_out": HELD_OUT}
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -38,7 +39,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "suite",
         "notes",
-        ["notes", "fresh", "unseen"],
+        list(SUITES),
         "Known mistakes, or of other functions.",
         **options,
     )
@@ -93,7 +94,7 @@ def run(
 ) -> Sequence[common.Verdict]:
     """Check everything, print the table and the scores, and write them."""
     settings = dict(locals())
-    every = {"notes": MUTANTS, "fresh": FRESH, "unseen": UNSEEN}[suite]
+    every = SUITES[suite]
     mutants = [m for m in every if rows == ["all"] or str(m.number) in rows]
     if not mutants:
         raise common.UserError(

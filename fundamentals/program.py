@@ -99,7 +99,7 @@ def read(known: dict[Any, Any], variables: Sequence[Any]) -> list[Any]:
 
 def execute(equation: core.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     """The results of an equation."""
-    results = equation.primitive.bind(*operands, **equation.params)
+    results = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(equation.params))
     return list(results) if equation.primitive.multiple_results else [results]
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.mutants import CAUSES, FRESH, MASKED, MUTANTS, TRAPS, UNSEEN
+from experiments.mutants import CAUSES, FRESH, HELD_OUT, MASKED, MUTANTS, TRAPS, UNSEEN
 
+EVERY = MUTANTS + FRESH + UNSEEN + HELD_OUT
 LEFT_OUT: dict[int, str] = {}  # row of the table of mistakes: why it has no mutant
 THREE_CAUSES = {71}  # rows that may have as many, as a comment there justifies
 FORWARD_MODE = "iterative solution"  # for which there is no reverse mode
@@ -73,7 +74,7 @@ def largest(cotangents):
 @functools.cache
 def results(module):
     """Of each mutant whose right backward pass stands there: the cotangents by autodiff, by its twin, and its own."""
-    mutants = [m for m in MUTANTS + FRESH + UNSEEN if m.twin.__module__ == module]
+    mutants = [m for m in EVERY if m.twin.__module__ == module]
     probes = [probe(m.subject) for m in mutants]
 
     def run(probes):
@@ -85,7 +86,7 @@ def results(module):
     return dict(zip(mutants, compiled(run)(probes), strict=True))
 
 
-@pytest.mark.parametrize("mutant", MUTANTS + FRESH + UNSEEN, ids=lambda m: f"{m.number} {m.operation}")
+@pytest.mark.parametrize("mutant", EVERY, ids=lambda m: f"{m.number} {m.operation}")
 def test_mutant_is_wrong_exactly_where_it_says(mutant, x64):
     expected, right, wrong = results(mutant.twin.__module__)[mutant]
     assert all(map(agree, right, expected))
@@ -98,9 +99,9 @@ def test_every_mistake_has_a_mutant():
 
 
 def test_mutants_are_told_apart_and_named():
-    labels = [(m.number, m.operation, m.mistake) for m in MUTANTS + FRESH + UNSEEN]
+    labels = [(m.number, m.operation, m.mistake) for m in EVERY]
     assert len(set(labels)) == len(labels)
-    for m in MUTANTS + FRESH + UNSEEN:
+    for m in EVERY:
         assert m.mistake
         assert "\n" not in m.mistake
         assert m.causes <= CAUSES.keys() - {"UNEXPLAINED"}

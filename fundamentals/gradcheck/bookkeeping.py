@@ -206,6 +206,17 @@ def misread(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[in
     """dy in another layout: flipped, as in a recurrence that runs the wrong way, rolled, transposed."""
     truth = stage.problem.truth
     assert truth is not None
+    for k in range(len(stage.problem.outputs) if len(stage.problem.outputs) > 1 else 0):
+
+        def without(scene: Scene, k: int = k) -> Sequence[Any]:
+            return truth(scene.probe.leaves, [0 * d if j == k else d for j, d in enumerate(scene.probe.dy)])
+
+        yield Hypothesis(
+            Cause.MISSING_PATH,
+            f"what comes back from result {k}, dy[{k}], is not used",
+            f"add what flows back from dy[{k}]",
+            without,
+        )
     shape = stage.problem.outputs[0].shape
     if len(stage.problem.outputs) > 1 or not 0 < len(shape) <= 4:
         return

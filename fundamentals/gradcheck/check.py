@@ -9,9 +9,10 @@ import numpy as np
 
 from fundamentals.base import Rule
 from fundamentals.gradcheck import diagnosis, shapes
-from fundamentals.gradcheck.contract import ContractError, ShapeError
-from fundamentals.gradcheck.judge import Options, judge
-from fundamentals.gradcheck.precision import widen
+from fundamentals.gradcheck.contract import ContractError, ShapeError, breach
+from fundamentals.gradcheck.judge import Evidence, Options, judge
+from fundamentals.gradcheck.precision import is_key, widen
+from fundamentals.gradcheck.probes import polish
 from fundamentals.gradcheck.report import Cause, Diagnosis, Leaf, Report, Verdict
 from fundamentals.gradcheck.subject import Problem, Subject, prepare
 
@@ -33,7 +34,8 @@ def check_vjp(
       **options:
         seed: of random cotangents and points; 0.
         cotangent: dy for the arguments given; a random one by default. Other points have random ones anyway.
-        points: number of other points, near the arguments, at which to look too; or a list of tuples of arguments; 2.
+        points: number of other points, near the arguments, at which to look too, and one more that keeps no zero and no
+          symmetry of theirs; or these points themselves, a list of tuples of arguments; 2.
         order: 2 to check the derivative of the backward pass as well.
         kinks: "classify" (a convention at a kink passes) or "strict" (it fails).
         budget: "fast" or "full" (more points and directions).
@@ -83,7 +85,8 @@ def check_gradient(
     """
     _callable(loss=loss, gradient=gradient)
     args = _arguments(args)
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    one = isinstance(argnums, int | np.integer)
+    numbers: tuple[Any, ...] = (int(argnums),) if one else tuple(argnums)  # type: ignore[arg-type]
     if not all(isinstance(i, int) and -len(args) <= i < len(args) for i in numbers):
         raise ValueError(f"argnums is {argnums}; there are {len(args)} arguments")
     numbers = tuple(i % len(args) for i in numbers)
@@ -92,7 +95,7 @@ def check_gradient(
 
     def backward(args: tuple[Any, ...], _: Any) -> Sequence[Any]:
         found = gradient(*args)
-        return (found,) if isinstance(argnums, int) else found
+        return (found,) if one else found
 
     return _check(Subject(_name(loss), loss, backward, args, numbers, is_loss=True), options)
 
@@ -114,9 +117,21 @@ def check_custom_vjp(
 
     args = _arguments(args)
     every = tuple(range(len(args)))
+    if reference is None and not _has_rules(f, args):
+        detail = "the function has no rule of its own, custom_vjp or custom_jvp: there is nothing to check"
+        leaf = Leaf("", Verdict.INCONCLUSIVE, None, None, detail)
+        return Report(_name(f), Verdict.INCONCLUSIVE, (leaf,), (), (), _options(options).kinks == "strict")
     if reference is None:
         return _check(Subject(_name(f), f, backward, args, every, plain=True), options)
     return _check(Subject(_name(f), reference, backward, args, every, forward=f), options)
+
+
+def _has_rules(f: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    try:
+        text = str(jax.make_jaxpr(lambda *args: f(*args))(*args))
+    except Exception:  # which the check itself will tell
+        return True
+    return "custom_vjp_call" in text or "custom_jvp_call" in text
 
 
 def assert_vjp(primal: Any, fwd: Any, bwd: Any, args: tuple[Any, ...], **options: Any) -> Report:
@@ -149,9 +164,10 @@ def _check(subject: Subject, given: dict[str, Any]) -> Report:
     options = _options(given)
     strict = options.kinks == "strict"
     try:
-        problem = prepare(subject)
-        others = [_leaves(problem, subject, point) for point in _points(options)]
-        evidence = judge(problem, options, others)
+        with np.errstate(all="ignore"), jax.transfer_guard("allow"):
+            problem = prepare(subject)
+            others = [_leaves(problem, subject, point) for point in _points(options)]
+            evidence = _judged(problem, options, others)
     except ShapeError as refused:
         found = shapes.explain_shape(subject, refused) if options.diagnose else refused.diagnosis
         return _refusal(subject, found, strict)
@@ -159,7 +175,7 @@ def _check(subject: Subject, given: dict[str, Any]) -> Report:
         return _refusal(subject, refused.diagnosis, strict)
     diagnoses: tuple[Diagnosis, ...] = ()
     if options.diagnose:
-        diagnoses = tuple(diagnosis.explain(problem, evidence))
+        diagnoses = _explained(problem, evidence)
     leaves = evidence.leaves
     notes = evidence.notes
     if options.order == 2 and Verdict.worst([leaf.verdict for leaf in leaves]) < Verdict.WRONG:
@@ -167,6 +183,29 @@ def _check(subject: Subject, given: dict[str, Any]) -> Report:
         leaves, notes = leaves + second, notes + more
     verdict = Verdict.worst([leaf.verdict for leaf in leaves])
     return Report(subject.name, verdict, tuple(leaves), diagnoses, tuple(dict.fromkeys(notes)), strict)
+
+
+def _judged(problem: Problem, options: Options, others: list[list[Any]]) -> Evidence:
+    """Whatever the functions raise where they were not called before belongs to them."""
+    try:
+        return judge(problem, options, others)
+    except (ContractError, ValueError) as error:
+        if isinstance(error, ContractError) or str(error).startswith(("cotangent", "points")):
+            raise
+        raise breach("the function or its gradient, at another point,", error) from error
+    except Exception as error:
+        raise breach("the function or its gradient, at another point,", error) from error
+
+
+def _explained(problem: Problem, evidence: Evidence) -> tuple[Diagnosis, ...]:
+    """The causes; where looking for them fails, as in programs that cannot be differentiated in reverse, none."""
+    try:
+        return tuple(diagnosis.explain(problem, evidence))
+    except Exception as error:
+        wrong = ", ".join(leaf.path for leaf in evidence.leaves if leaf.verdict is Verdict.WRONG)
+        text = " ".join(str(error).split())[:120]
+        detail = f"the search for the cause ended with {type(error).__name__}: {text}"
+        return (Diagnosis(Cause.UNEXPLAINED, wrong, detail, "", False),)
 
 
 def _refusal(subject: Subject, found: Diagnosis, strict: bool) -> Report:
@@ -181,8 +220,10 @@ def _second_order(subject: Subject, problem: Problem, options: Options) -> tuple
         leaves = [Leaf(f"{path} (order 2)", Verdict.INCONCLUSIVE, None, None, reason) for path in problem.paths]
         return leaves, []
 
-    if problem.truth is None:
+    if problem.truth is None or problem.numeric:
         return failed("no autodiff to compare with")
+    if any("the gradient cannot be traced" in note for note in problem.notes):
+        return failed("the gradient cannot be traced by JAX, so that it cannot be differentiated")
     chosen = tuple(problem.leaves[i] for i in problem.which)
     ones = tuple(np.ones(y.shape, y.dtype) for y in problem.outputs)
 
@@ -205,7 +246,7 @@ def _second_order(subject: Subject, problem: Problem, options: Options) -> tuple
     args: tuple[Any, ...] = (chosen,) if problem.is_loss else (chosen, tuple(np.asarray(y) for y in ones))
     names = [*problem.paths, *(f"dy{i or ''}" for i in range(len(ones)))]
     try:
-        with jax.enable_x64(True):
+        with np.errstate(all="ignore"), jax.enable_x64(True):
             nested = prepare(Subject(subject.name, right, backward, args, tuple(range(len(args)))))
             found = judge(nested, options._replace(cotangent=None, points=2), [])
     except ContractError as refused:
@@ -225,6 +266,10 @@ def _options(given: dict[str, Any]) -> Options:
             raise ValueError(f"{name} is {getattr(options, name)!r}; expected {' or '.join(map(repr, allowed))}")
     if not isinstance(options.seed, int) or not 0 <= options.seed < 2**32:
         raise ValueError(f"seed is {options.seed!r}; expected an integer from 0 to 2³² − 1")
+    if isinstance(options.points, np.integer):
+        options = options._replace(points=int(options.points))
+    if not isinstance(options.points, int | tuple | list):
+        raise ValueError(f"points is {options.points!r}; expected a number, or a list of tuples of arguments")
     if isinstance(options.points, int):
         if options.points < 0:
             raise ValueError(f"points is {options.points}; expected 0 or more")
@@ -243,7 +288,7 @@ def _leaves(problem: Problem, subject: Subject, point: tuple[Any, ...]) -> list[
         np.shape(a) != np.shape(b) for a, b in zip(leaves, problem.leaves, strict=True)
     ):
         raise ValueError("points: one of them has another structure or other shapes than args")
-    return [widen(jnp.asarray(x)) for x in leaves]
+    return [x if is_key(x) else polish(widen(x)) for x in map(jnp.asarray, leaves)]
 
 
 def _arguments(args: Any) -> tuple[Any, ...]:

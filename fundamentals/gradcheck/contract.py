@@ -1,6 +1,8 @@
 """What a function and its gradient have to keep before there is anything to compare, each breach with its name."""
 
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -84,7 +86,16 @@ def breach(what: str, error: Exception) -> ContractError:
     text = " ".join(str(error).split())
     if isinstance(error, jax.errors.UnexpectedTracerError):
         text = "it keeps arrays of an earlier call, in a global or a closure: a side effect"
-    return ContractError(Cause.STRUCTURE, f"{what} raised {type(error).__name__}: {text[:300]}")
+    if "read-only" in text:
+        text += ": copy an argument before changing it"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_foreign(f.filename)]
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return ContractError(Cause.STRUCTURE, f"{what} raised {type(error).__name__}{place}: {text[:300]}")
+
+
+def _is_foreign(path: str) -> bool:
+    """Whether a line is not the user's."""
+    return path.startswith(str(Path(__file__).parent)) or "site-packages" in path or path.startswith("<frozen")
 
 
 def inspect(manual: Any, given: list[Any], shapes: list[Any], dy: list[Any], paths: list[str], which: Any) -> bool:

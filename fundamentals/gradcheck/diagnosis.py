@@ -35,7 +35,7 @@ from fundamentals.gradcheck.judge import Evidence
 from fundamentals.gradcheck.kinks import scale_of
 from fundamentals.gradcheck.naming import short
 from fundamentals.gradcheck.precision import is_key
-from fundamentals.gradcheck.probes import cotangents, nudge, perturb
+from fundamentals.gradcheck.probes import cotangents, nudge, perturb, polish
 from fundamentals.gradcheck.report import Cause, Diagnosis, Verdict
 from fundamentals.gradcheck.rounding import Probe
 from fundamentals.gradcheck.scenes import Scene, Stage
@@ -219,7 +219,7 @@ def _fresh(problem: Problem, evidence: Evidence, fit: Probe, seed: int) -> Probe
             else:
                 leaves[i] = perturb(leaves[i], random, spread)
                 if evidence.kink is not None:
-                    leaves[i] = nudge(leaves[i], random, 1e-2 * spread)
+                    leaves[i] = polish(nudge(leaves[i], random, 1e-2 * spread))
         if all(np.all(np.isfinite(y)) for y in problem.value(leaves)):
             truth, manual = problem.truth(leaves, dy), problem.manual(leaves, dy)
             return Probe(leaves, dy, truth, manual)

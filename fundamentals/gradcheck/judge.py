@@ -7,13 +7,13 @@ Finite differences know nothing of derivatives, so they decide when the gradient
     gradient = differences ≠ autodiff    autodiff is: a custom rule in the function, or it is unstable there
     gradient = autodiff ≠ differences    nothing is shown
 
-A stop_gradient in the function is meant: with it, the gradient is autodiff's, and differences are not asked.
+A stop_gradient in the function is meant: differences are taken with what it returns held constant.
 
 PASS needs a comparison that would have seen a mistake: each verdict has the smallest error that would have been called
 WRONG, and where this is coarse, the verdict is INCONCLUSIVE.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,12 +29,13 @@ from fundamentals.gradcheck.comparison import (
     valued_probe,
 )
 from fundamentals.gradcheck.precision import Narrow
-from fundamentals.gradcheck.probes import cotangents, nudge, perturb
+from fundamentals.gradcheck.probes import cotangents, free, nudge, perturb, polish
 from fundamentals.gradcheck.report import Leaf, Verdict
-from fundamentals.gradcheck.rounding import Probe, Rounding, probe_at
+from fundamentals.gradcheck.rounding import Probe, Rounding
 from fundamentals.gradcheck.subject import Problem
 
 COARSE = 1e-3  # a comparison that sees no less shows nothing
+UNDEFINED = 64  # entries without autodiff that finite differences look at
 LARGE = 1_000_000  # entries from which on every evaluation counts
 
 
@@ -77,17 +78,26 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
         reason = "the function itself is not finite at these arguments"
         return _nothing(problem, reason, notes)
     side = None if problem.program is None or large else kinks.compile_side(problem.program)
-    kink = kinks.find_kink(problem, side, *first, home.truth, options.seed) if home.truth else None
+    kink = kinks.find_kink(problem, side, *first, home.truth, options.seed) if home.truth and not large else None
+    if kink is not None:
+        home = _mended(home, kink, notes)
     probes = [home]
     for leaves in others:
-        probes.append(probe_at(problem, leaves, cotangents(problem.outputs, random, problem.is_loss)))
-    wanted = options.points if isinstance(options.points, int) else 2
-    for _ in range(0 if large and wanted <= 2 else wanted):
+        values, probe = valued_probe(problem, leaves, cotangents(problem.outputs, random, problem.is_loss))
+        if not all(np.all(np.isfinite(y)) for y in values):
+            raise ValueError("points: the function is not finite at one of them")
+        probes.append(probe)
+    wanted = options.points if isinstance(options.points, int) else 0
+    for k in range(min(wanted, 1) if large else wanted):
         moved = _moved(problem, random, kink is not None)
         if moved is not None:
             probes.append(moved)
+        if k == 0 and not large:  # one that keeps nothing that an argument obeys, as zeros and symmetries hide mistakes
+            moved = _moved(problem, random, kink is not None, free)
+            if moved is not None:
+                probes.insert(1 + len(others), moved)
     if large:
-        notes.append("more than a million entries: looked at no other points, nor at finite differences")
+        notes.append("more than a million entries: finite differences were not asked")
 
     ignores, nonlinear = linearity(problem, probes[-1], random) if not problem.is_loss else ([False] * count,) * 2
     # At a kink a last place changes the gradient itself.
@@ -98,6 +108,8 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
         else []
         for p in probes
     ]
+    if large and any(e.nonfinite or e.relative > e.tolerance for e in errors[0]):
+        kink = kinks.find_kink(problem, None, *first, home.truth, options.seed)
     slopes = _slopes(problem, probes[-1], side, random, large, options.budget)
     careful = False
     if any(s is not None and s.differs_from_both for s in slopes):
@@ -106,6 +118,7 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
             # The domain has an end that the function does not tell: an index out of bounds. No other points, then.
             careful, slopes, probes, errors = True, again, [home], errors[:1]
     rounded = imprecise(problem, probes)
+    undefined = [_where_undefined(problem, home, i, side) if home.truth else "" for i in range(count)]
     leaves, hidden = [], False
     for i in range(count):
         leaf = _verdict(
@@ -115,6 +128,9 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
             leaf = leaf._replace(
                 verdict=Verdict.WRONG, relative_error=rounded[i], detail=f"rounded to {problem.narrow.dtype}"
             )
+        if undefined[i] and leaf.verdict in (Verdict.PASS, Verdict.KINK):
+            verdict = Verdict.WRONG if undefined[i].startswith("autodiff is not finite, and") else Verdict.INCONCLUSIVE
+            leaf = leaf._replace(verdict=verdict, detail=undefined[i])
         slope = slopes[i]
         if slope is not None:
             leaf = leaf._replace(differences=slope.relative)
@@ -167,6 +183,11 @@ def _verdict(
                 detects,
                 "also off the kink, " + next(e.where for e, w in zip(errors[1:], wrong[1:], strict=True) if w),
             )
+        smooth = kink.highest[i] - kink.lowest[i] <= kinks.JUMP * kinks.scale_of(kink.highest[i])
+        apart = np.abs(home.manual[i] - home.truth[i])[smooth & np.isfinite(home.truth[i])]
+        worst_smooth = float(np.max(apart, initial=0.0)) / (kinks.scale_of(home.truth[i]) or 1.0)
+        if worst_smooth > detects:
+            return Leaf(path, Verdict.WRONG, worst_smooth, detects, "where no kink is")
         outside = kinks.impossible(problem, home, i, seed=0) if wrong[0] else ""
         if outside:
             return Leaf(path, Verdict.WRONG, errors[0].relative, detects, f"at a kink, and no convention: {outside}")
@@ -175,30 +196,43 @@ def _verdict(
         )
     disputed = slope is not None and np.isfinite(slope.bar)
     if any(wrong) or dependent:
-        if disputed and slope.sides_with_manual and not dependent and not problem.intends:
+        if disputed and slope.sides_with_manual and not dependent:
             notes.append(
                 f"{path}: finite differences agree with the gradient given and not with autodiff; the function has a "
                 "custom rule that is wrong, or autodiff of it is unstable"
             )
             return Leaf(path, Verdict.PASS, worst.relative, slope.detects, "by finite differences; autodiff differs")
         if wrong[0] or dependent:
-            return Leaf(path, Verdict.WRONG, worst.relative, detects, worst.where or "in how it depends on dy")
+            return Leaf(
+                path, Verdict.WRONG, worst.relative, detects, worst.where if any(wrong) else "in how it depends on dy"
+            )
         return Leaf(path, Verdict.INCONCLUSIVE, worst.relative, detects, f"{_HIDDEN}: {worst.where}")
     if detects > COARSE:
         return Leaf(path, Verdict.INCONCLUSIVE, worst.relative, detects, "rounding hides what could be wrong")
     if disputed and slope.differs_from_both:
-        if problem.intends:
-            notes.append(f"{path}: finite differences do not agree, as a stop_gradient asks for ({problem.intends})")
-        else:
-            return Leaf(
-                path,
-                Verdict.INCONCLUSIVE,
-                worst.relative,
-                detects,
-                f"agrees with autodiff, but finite differences give {slope.value:.6g} ± {slope.bar:.1g} for "
-                f"{slope.given:.6g} along a random direction",
-            )
+        return Leaf(
+            path,
+            Verdict.INCONCLUSIVE,
+            worst.relative,
+            detects,
+            f"agrees with autodiff, but finite differences give {slope.value:.6g} ± {slope.bar:.1g} for "
+            f"{slope.given:.6g} along a random direction",
+        )
     return Leaf(path, Verdict.PASS, worst.relative, detects, "")
+
+
+def _mended(home: Probe, kink: kinks.Kink, notes: list[str]) -> Probe:
+    """Autodiff of a smooth function can be wrong where a comparison in it is a tie: at 0, of log(e^x + 1) written with
+    |x|. What it is on both sides holds there.
+    """
+    truth = []
+    for t, m, low, high in zip(home.truth, home.manual, kink.lowest, kink.highest, strict=True):
+        allowed = kinks.JUMP * max(kinks.scale_of(low), kinks.scale_of(high))
+        off = (high - low <= allowed) & (np.abs(t - (low + high) / 2) > allowed)
+        if np.any(off):
+            notes.append("autodiff differs from its own limit, the same from all sides, where a comparison is a tie")
+        truth.append(np.where(off, np.where(np.abs(m - low) <= allowed, m, (low + high) / 2), t))
+    return home._replace(truth=truth)
 
 
 class _Slopes(NamedTuple):
@@ -254,7 +288,7 @@ def _slopes(
             if np.iscomplexobj(x):
                 u = u * np.exp(1j * random.uniform(0, 2 * np.pi, x.shape))
             step = differences.slope(
-                side.compute if side else lambda leaves: (problem.value(leaves), []),
+                side.held(probe.leaves) if side else lambda leaves: (problem.value(leaves), []),
                 probe.leaves,
                 {number: u},
                 probe.dy,
@@ -267,6 +301,30 @@ def _slopes(
         settled = [trial for trial in trials if np.isfinite(trial.bar)] or trials
         found.append(max(settled, key=lambda s: abs(s.given - s.value) / (s.bar + 1e-300)))
     return found
+
+
+def _where_undefined(problem: Problem, probe: Probe, i: int, side: Any) -> str:
+    """What finite differences say of entries where autodiff is NaN and the gradient is not; empty if they agree."""
+    places = np.argwhere(~np.isfinite(probe.truth[i]) & np.isfinite(probe.manual[i]))
+    if problem.numeric or not len(places):
+        return ""
+    number = problem.which[i]
+    x = probe.leaves[number]
+    size = np.sqrt(np.mean(np.abs(np.where(np.isfinite(x), x, 0)) ** 2)) or 1.0
+    value = side.held(probe.leaves) if side else lambda leaves: (problem.value(leaves), [])
+    for place in places[:UNDEFINED]:
+        u = np.zeros_like(x)
+        u[tuple(place)] = size
+        step = differences.slope(value, probe.leaves, {number: u}, probe.dy)
+        given = float(np.real(probe.manual[i][tuple(place)] * size))
+        if not np.isfinite(step.bar):
+            return f"autodiff is not finite at {index(place)}, and differences do not settle there: {step.reason}"
+        if abs(given - step.value) > 5 * step.bar and abs(given - step.value) > 1e-6 * max(abs(given), abs(step.value)):
+            right, found = step.value / size, given / size
+            return f"autodiff is not finite, and differences give {right:.6g} at {index(place)} for {found:.6g}"
+    if len(places) > UNDEFINED:
+        return f"autodiff is not finite at {len(places)} entries"
+    return ""
 
 
 def _by_differences(path: str, probes: list[Probe], i: int, slope: _Slopes | None) -> Leaf:
@@ -284,14 +342,16 @@ def _by_differences(path: str, probes: list[Probe], i: int, slope: _Slopes | Non
     return Leaf(path, Verdict.PASS, error, max(slope.detects, 1e-7), "by finite differences")
 
 
-def _moved(problem: Problem, random: np.random.RandomState, off_kinks: bool) -> Probe | None:
+def _moved(
+    problem: Problem, random: np.random.RandomState, off_kinks: bool, change: Callable[..., Any] = perturb
+) -> Probe | None:
     """A probe at other arguments, at which the function is finite."""
     for spread in (0.3, 0.03, 0.003):
         leaves = list(problem.leaves)
         for i in problem.which:
-            leaves[i] = perturb(leaves[i], random, spread)
+            leaves[i] = change(leaves[i], random, spread)
             if off_kinks:
-                leaves[i] = nudge(leaves[i], random, 1e-2 * spread)
+                leaves[i] = polish(nudge(leaves[i], random, 1e-2 * spread))
         values, probe = valued_probe(problem, leaves, cotangents(problem.outputs, random, problem.is_loss))
         if all(np.all(np.isfinite(y)) for y in values):
             return probe
@@ -306,7 +366,12 @@ def _given_cotangent(problem: Problem, cotangent: Any) -> list[Any] | None:
     expected = [y.shape for y in problem.outputs]
     if shapes != expected:
         raise ValueError(f"cotangent has the shapes {shapes}; the result of the function has {expected}")
-    return [np.asarray(x).astype(y.dtype) for x, y in zip(leaves, problem.outputs, strict=True)]
+    if any(np.iscomplexobj(x) and y.dtype.kind != "c" for x, y in zip(leaves, problem.outputs, strict=True)):
+        raise ValueError("cotangent is complex; the result of the function is real")
+    cotangents = [np.asarray(x).astype(y.dtype) for x, y in zip(leaves, problem.outputs, strict=True)]
+    if not all(np.all(np.isfinite(x)) for x in cotangents) or not any(np.any(x) for x in cotangents if x.size):
+        raise ValueError("cotangent is not finite, or 0 everywhere: nothing could be seen with it")
+    return cotangents
 
 
 def _nothing(problem: Problem, reason: str, notes: list[str]) -> Evidence:

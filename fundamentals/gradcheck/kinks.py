@@ -59,7 +59,10 @@ class Side(NamedTuple):
     """The value of a program, and which way each comparison in it goes."""
 
     equations: list[Any]
+    opaque: bool  # there are loops or branches whose comparisons are not seen
     compute: Callable[[list[Any]], tuple[list[Any], list[Any]]]  # leaves → (y, an array for each equation)
+    held: Callable[[list[Any]], Callable[[list[Any]], tuple[list[Any], list[Any]]]]
+    # leaves → the same function, with what each stop_gradient returns there held constant
 
 
 def compile_side(program: Program) -> Side:
@@ -72,12 +75,16 @@ def compile_side(program: Program) -> Side:
         if real and (discrete or equation.primitive.name in _STEPS | _CHOICES):
             found.append(i)
 
-    @jax.jit
-    def compute(leaves: list[Any]) -> tuple[list[Any], list[Any]]:
+    constants = [i for i, equation in enumerate(jaxpr.eqns) if equation.primitive.name == "stop_gradient"]
+
+    def run(leaves: list[Any], held: dict[int, Any]) -> tuple[list[Any], list[Any], dict[int, Any]]:
         sides: dict[int, Any] = {}
+        stopped: dict[int, Any] = {}
 
         def apply(i: int, equation: core.JaxprEqn, operands: list[Any]) -> list[Any]:
-            results = execute(equation, operands)
+            results = [held[i]] if i in held else execute(equation, operands)
+            if i in constants:
+                stopped[i] = results[0]
             if i in found:
                 discrete = [y for y in results if not jnp.issubdtype(y.dtype, jnp.inexact)]
                 if discrete:
@@ -89,12 +96,21 @@ def compile_side(program: Program) -> Side:
             return results
 
         known = evaluate(jaxpr, program.jaxpr.consts, leaves, apply)
-        return read(known, jaxpr.outvars), [x for i in found for x in sides[i]]
+        return read(known, jaxpr.outvars), [x for i in found for x in sides[i]], stopped
 
-    def call(leaves: list[Any]) -> tuple[list[Any], list[Any]]:
+    compiled = jax.jit(run)
+
+    def call(leaves: list[Any], constants: dict[int, Any] | None = None) -> tuple[list[Any], list[Any]]:
         with precisely():
-            y, sides = compute(leaves)
+            y, sides, _ = compiled(leaves, constants or {})
             return list(map(np.asarray, y)), list(map(np.asarray, sides))
+
+    def held(leaves: list[Any]) -> Callable[[list[Any]], tuple[list[Any], list[Any]]]:
+        if not constants:
+            return call
+        with precisely():
+            _, _, stopped = compiled(leaves, {})
+        return lambda leaves: call(leaves, stopped)
 
     spread = []  # one entry for each array
     for i in found:
@@ -104,17 +120,24 @@ def compile_side(program: Program) -> Side:
             1 if equation.primitive.name in _STEPS else sum(1 for v in equation.invars if is_inexact(v))
         )
         spread += [equation] * count
-    return Side(spread, call)
+    opaque = any(
+        isinstance(value, core.Jaxpr | core.ClosedJaxpr | tuple)
+        and any(isinstance(v, core.Jaxpr | core.ClosedJaxpr) for v in (value if isinstance(value, tuple) else (value,)))
+        for equation in jaxpr.eqns
+        for value in equation.params.values()
+    )
+    return Side(spread, opaque, call, held)
 
 
 def find_kink(
     problem: Problem, side: Side | None, leaves: list[Any], dy: list[Any], t: list[Any], seed: int
 ) -> Kink | None:
     """The kink at a point, if there is one: what gradients there are within a billionth."""
-    if side is None or not side.equations or problem.truth is None:
+    if problem.truth is None or problem.numeric or (side is not None and not side.equations and not side.opaque):
         return None
+    blind = side is None or side.opaque  # a jump of the gradient alone has to tell
     random = np.random.RandomState(seed)
-    _, home = side.compute(leaves)
+    home = [] if side is None else side.compute(leaves)[1]
     limits: list[list[Any]] = []
     crossed: dict[str, None] = {}
     jumped = False
@@ -126,23 +149,31 @@ def find_kink(
         else:  # the opposite one
             step = {i: -s for i, s in step.items()}
         moved = [x + step[i] if i in step else x for i, x in enumerate(leaves)]
-        _, away = side.compute(moved)
-        changed = [e for e, a, b in zip(side.equations, home, away, strict=True) if not np.array_equal(a, b)]
-        if trial == 1 and not changed and not crossed:
+        changed: list[Any] = []
+        if side is not None:
+            _, away = side.compute(moved)
+            changed = [e for e, a, b in zip(side.equations, home, away, strict=True) if not np.array_equal(a, b)]
+        if trial == 1 and not changed and not crossed and not blind:
             return None
         limit = problem.truth(moved, dy)
         if not all(np.all(np.isfinite(g)) for g in limit):
             continue
         limits.append(limit)
         crossed |= dict.fromkeys(_short(e) for e in changed)
-        jumped |= bool(changed) and any(
-            np.max(np.abs(a - b), initial=0) > JUMP * s for a, b, s in zip(limit, t, scales, strict=True) if s
-        )
-        jumped |= bool(changed) and any(not s and np.any(a) for a, s in zip(limit, scales, strict=True))
+        for a, b, scale in zip(limit, t, scales, strict=True):
+            jump = np.abs(np.where(np.isfinite(b), a - b, 0))
+            jumped |= (bool(changed) or blind) and bool(np.max(jump, initial=0) > JUMP * scale)
+        if trial == 1 and blind and not changed and not jumped:
+            return None
     if not jumped or not limits:
         return None
     columns = [np.stack(c) for c in zip(*limits, strict=True)]
-    return Kink(tuple(crossed), limits, [_least(c) for c in columns], [_most(c) for c in columns])
+    return Kink(
+        tuple(crossed) or ("inside of a loop or a branch",),
+        limits,
+        [_least(c) for c in columns],
+        [_most(c) for c in columns],
+    )
 
 
 def impossible(problem: Problem, probe: Any, leaf: int, seed: int) -> str:
@@ -165,7 +196,7 @@ def impossible(problem: Problem, probe: Any, leaf: int, seed: int) -> str:
         steps = [{i: nudge(probe.leaves[i], random, NUDGE) - probe.leaves[i] for i in problem.which} for _ in range(16)]
         around = [t, *(truth(_moved(probe.leaves, s, sign), dy)[leaf] for s in steps for sign in (1, -1))]
         around = [limit for limit in around if np.all(np.isfinite(limit))]
-        if _distance(np.stack([limit.ravel() for limit in around]), m.ravel()) <= 1e-2 * scale:
+        if _distance(np.stack([limit.ravel() for limit in around]), m.ravel()) <= 1e-3 * scale:
             continue
         outside = _outside(problem, probe.leaves, dy, t, m, leaf, np.stack(around))
         if outside:

@@ -186,6 +186,9 @@ def wrong_derivatives(
             ("d y", Cause.EXTRA_FACTOR, d * y, " has an extra factor, its result", "take the factor out"),
             ("d/x", Cause.MISSING_FACTOR, d / x, " lacks a factor, its argument", multiply),
             ("d/y", Cause.MISSING_FACTOR, d / y, " lacks a factor, its result", multiply),
+            ("y(1-y)", Cause.WRONG_OPERAND, y * (1 - y), " is replaced by y (1 - y), that of a sigmoid", multiply),
+            ("1-y²", Cause.WRONG_OPERAND, 1 - y**2, " is replaced by 1 - y², that of tanh", multiply),
+            ("(1-y)²", Cause.WRONG_OPERAND, (1 - y) ** 2, " is replaced by (1 - y)²", multiply),
             ("1/d", Cause.WRONG_OPERAND, 1 / d, " divides where it should multiply", multiply),
             ("1-d", Cause.WRONG_OPERAND, 1 - d, " is replaced by 1 less it", multiply),
         )

@@ -33,24 +33,29 @@ def perturb(x: Any, random: np.random.RandomState, spread: float = SPREAD) -> An
     """Another array of the same kind. Not changed: labels, and arrays with a NaN in them."""
     if not x.size or not np.all(np.isfinite(x)):
         return x
-    noise = random.standard_normal(x.shape)
-    values = np.unique(x)
-    if values.size == 1:  # a constant: scales, offsets
-        size = np.abs(values[0]) or 1.0
+    # Large arrays repeat a block of random numbers, and a sample tells whether they are labels: this has to be cheap.
+    noise = np.resize(random.standard_normal(min(x.size, 65537)), x.shape)
+    if np.all(x == x.flat[0]):  # a constant: scales, offsets
+        size = np.abs(x.flat[0]) or 1.0
         return (x + spread * size * noise).astype(x.dtype)
-    if (
-        values.size <= 3
-        and x.size > values.size
-        and np.all(np.real(values) == values)
-        and set(np.real(values)) <= {-1.0, 0.0, 1.0}
-    ):
+    values = np.unique(x.flat[:4096])
+    if values.size <= 3 and x.size > values.size and not set(np.real(values)) - {-1.0, 0.0, 1.0} and np.isrealobj(x):
         return x
-    changed = x * np.exp(spread * noise)  # keeps signs and zeros
+    changed = x * np.resize(np.exp(spread * noise.flat[:65537]), x.shape)  # keeps signs and zeros
     if _sums_to_one(x):
         return (changed / changed.sum(-1, keepdims=True)).astype(x.dtype)
     if x.ndim >= 2 and x.shape[-1] == x.shape[-2] and np.array_equal(x, np.swapaxes(x, -1, -2)):
         changed = (changed + np.swapaxes(changed, -1, -2)) / 2
     return changed.astype(x.dtype)
+
+
+def free(x: Any, random: np.random.RandomState, spread: float = SPREAD) -> Any:
+    """Another array that obeys nothing but that rows which sum to 1 still do: no zero, sign or symmetry is kept."""
+    symmetric = x.ndim >= 2 and x.shape[-1] == x.shape[-2] and np.array_equal(x, np.swapaxes(x, -1, -2))  # the identity
+    if not x.size or not np.all(np.isfinite(x)) or (_sums_to_one(x) and not symmetric):
+        return perturb(x, random, spread)
+    size = np.sqrt(np.mean(np.abs(x) ** 2)) or 1.0
+    return (x + spread * size * normal(x.shape, x.dtype, random)).astype(x.dtype)
 
 
 def polish(x: Any) -> Any:
@@ -60,7 +65,7 @@ def polish(x: Any) -> Any:
 
 def _sums_to_one(x: Any) -> bool:
     floating = np.issubdtype(x.dtype, np.floating) and x.ndim and x.shape[-1] > 1 and x.size
-    return bool(floating and np.all(x >= 0) and np.allclose(x.sum(-1), 1, rtol=0, atol=1e-6))
+    return bool(floating and np.all(x >= -1e-2) and np.allclose(x.sum(-1), 1, rtol=0, atol=1e-6))
 
 
 def nudge(x: Any, random: np.random.RandomState, size: float) -> Any:

@@ -97,7 +97,7 @@ class Report(NamedTuple):
     def raise_if_failed(self) -> None:
         """Raise an `AssertionError` with the table unless the check passed."""
         if not self.passed:
-            raise AssertionError("\n" + str(self))
+            raise AssertionError(str(self))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as plain dictionaries and lists."""

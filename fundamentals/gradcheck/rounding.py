@@ -75,7 +75,7 @@ class Rounding:
         program, problem = self.problem.program, self.problem
         gross = [0.0] * len(noise)
         small = [i for i, n in enumerate(noise) if n > 1e-6 * _largest(probe.truth[i])]
-        if program is None or not small:
+        if program is None or not small or any(map(ends_by_condition, program.equations)):  # no reverse mode
             return gross
         with precisely():
             self.sweeper = self.sweeper or compile_sweep(program)
@@ -95,7 +95,7 @@ class Rounding:
         to some tolerance only, and so has its derivative.
         """
         program = self.problem.program
-        if program is None or not any(_ends_by_condition(e) for e in program.equations):
+        if program is None or not any(_ends_when_near(e) for e in program.equations):
             return []
         self.settler = self.settler or self._compile_settler()
         with precisely():
@@ -108,7 +108,7 @@ class Rounding:
 
         def apply(_: int, equation: Any, operands: list[Any]) -> list[Any]:
             results = execute(equation, operands)
-            if not _ends_by_condition(equation):
+            if not _ends_when_near(equation):
                 return results
             skipped, own = equation.params["cond_nconsts"], equation.params["body_nconsts"]
             body = equation.params["body_jaxpr"]
@@ -133,5 +133,14 @@ def _largest(x: Any) -> float:
     return float(np.max(size, initial=0.0, where=np.isfinite(size)))
 
 
-def _ends_by_condition(equation: Any) -> bool:
+def ends_by_condition(equation: Any) -> bool:
+    """Whether it is a loop of unknown length, which has no derivative in reverse."""
     return equation.primitive.name == "while" and any(map(is_inexact, equation.outvars))
+
+
+def _ends_when_near(equation: Any) -> bool:
+    """Whether it is a loop that ends when floating numbers say so, as an iterative solution does; not by counting."""
+    if not ends_by_condition(equation):
+        return False
+    condition = equation.params["cond_jaxpr"].jaxpr
+    return any(is_inexact(v) for inner in condition.eqns for v in inner.invars)

@@ -19,7 +19,7 @@ from fundamentals.gradcheck.evaluation import precisely
 from fundamentals.gradcheck.fits import Known
 from fundamentals.gradcheck.naming import short, source
 from fundamentals.gradcheck.operators import DERIVATIVES
-from fundamentals.gradcheck.rounding import Probe
+from fundamentals.gradcheck.rounding import Probe, ends_by_condition
 from fundamentals.gradcheck.subject import Problem
 from fundamentals.gradcheck.sweep import Edge, Sweep, compile_sweep, is_inexact
 from fundamentals.gradcheck.view import View
@@ -81,6 +81,9 @@ class Stage:
         jaxpr = self.flat.jaxpr.jaxpr
         every = [*jaxpr.invars, *(v for e in jaxpr.eqns for v in e.outvars)]
         if any(np.issubdtype(v.aval.dtype, np.complexfloating) for v in every if is_inexact(v)):
+            return
+        if any(map(ends_by_condition, jaxpr.eqns)):
+            self.program = None
             return
         with precisely():
             self.sweeper = compile_sweep(self.program)

@@ -87,9 +87,11 @@ def prepare(subject: Subject) -> Problem:
     for path, leaf in flat:
         name = names[path[0].idx] + jax.tree_util.keystr(path[1:])
         paths.append(name)
+        if isinstance(leaf, jax.core.Tracer):
+            raise TypeError(f"{subject.name}: {name} is traced; check gradients outside of jit, grad and vmap")
         try:
             given.append(jnp.asarray(leaf))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{subject.name}: {name} is {leaf!r}; expected an array or a number") from None
     owner = [path[0].idx for path, _ in flat]
     which = tuple(i for i, x in enumerate(given) if is_inexact(x) and owner[i] in subject.argnums)
@@ -171,6 +173,9 @@ def prepare(subject: Subject) -> Problem:
     if wrong is None:
         run_manual: Callable[..., Any] = call_manual(manual)
         narrow_manual, manual_function = None, manual
+        found = run_manual(leaves, [np.ones(o.shape, o.dtype) for o in outputs])[0]
+        if any(x.dtype != wide(x.dtype) for x in found):  # float32 by its own choice
+            precise, narrow_manual = False, Narrow(min((x.dtype for x in found), key=lambda d: d.itemsize), "")
     else:
         program_manual, narrow_manual, lifted_manual = wrong
         assert program_manual is not None
@@ -231,16 +236,36 @@ def _argument_names(function: Callable[..., Any], count: int) -> list[str]:
     return [positional[i] if i < len(positional) else f"[{i}]" for i in range(count)]
 
 
+_ARGNUMS = "return an array, or say argnums: with a tuple of them, the gradient is a tuple"
+
+
+def _containers(tree: Any) -> str:
+    """What holds what, without jargon."""
+    if isinstance(tree, dict):
+        return "a dict of " + (", ".join(map(repr, tree)) or "nothing")
+    if isinstance(tree, tuple | list):
+        return f"a {type(tree).__name__} of {len(tree)}"
+    return "None" if tree is None else "an array" if hasattr(tree, "shape") else f"a {type(tree).__name__}"
+
+
 def _leaves_of(found: Any, subject: Subject, args: tuple[Any, ...], names: list[str]) -> list[Any]:
     """The gradient by leaf of all arguments; None where there is none."""
     if not isinstance(found, tuple | list) or len(found) != len(subject.argnums):
-        count = f"a {type(found).__name__}" + (f" of {len(found)}" if isinstance(found, tuple | list) else "")
+        count = _containers(found)
+        if subject.is_loss:
+            raise ContractError(
+                Cause.STRUCTURE,
+                f"the gradient is {count}; expected a tuple of {len(subject.argnums)}, one for each of argnums",
+                "return a tuple of gradients",
+            )
         raise ContractError(
             Cause.STRUCTURE,
             f"the backward pass returned {count}; expected a tuple of {len(subject.argnums)}, one cotangent for each "
             "argument",
             "return (dx,) even if there is one argument only, and None for integers and keys",
         )
+    if subject.is_loss and any(part is None for part in found):
+        raise ContractError(Cause.STRUCTURE, "the gradient is None", "return it: is there a `return`?")
     by_argument = dict(zip(subject.argnums, found, strict=True))
     leaves: list[Any] = []
     for i, arg in enumerate(args):
@@ -248,17 +273,21 @@ def _leaves_of(found: Any, subject: Subject, args: tuple[Any, ...], names: list[
         if by_argument.get(i) is None:  # as in custom_vjp, None stands for zeros
             leaves += [jnp.zeros(jnp.shape(x), x.dtype) if is_inexact(jnp.asarray(x)) else None for _, x in own]
             continue
-        given = jax.tree.leaves(by_argument[i], is_leaf=lambda x: x is None)
-        same = jax.tree.structure(jax.tree.map(lambda _: 0, by_argument[i], is_leaf=lambda x: x is None))
-        if len(given) != len(own) or str(same) != str(jax.tree.structure(jax.tree.map(lambda _: 0, arg))):
+        try:
+            given = structure.flatten_up_to(by_argument[i])  # type: ignore[attr-defined]
+        except (ValueError, TypeError):
             raise ContractError(
                 Cause.STRUCTURE,
-                f"the gradient for {names[i]} has the structure {jax.tree.structure(by_argument[i])}; {names[i]} has "
-                f"{structure}",
-                "return the same containers, with the same keys, as the argument has",
+                f"the gradient for {names[i]} is {_containers(by_argument[i])}; {names[i]} is {_containers(arg)}",
+                "return the same containers, with the same keys, as the argument has"
+                + (", or say argnums" if subject.is_loss and isinstance(by_argument[i], tuple) else ""),
                 names[i],
-            )
+            ) from None
         for (path, x), d in zip(own, given, strict=True):
+            if isinstance(d, tuple | list | dict):
+                name = names[i] + jax.tree_util.keystr(path)
+                detail = f"the gradient for {name} is {_containers(d)}; {name} is an array"
+                raise ContractError(Cause.STRUCTURE, detail, _ARGNUMS if subject.is_loss else "return an array", name)
             inexact = is_inexact(jnp.asarray(x))
             if d is None:
                 leaves.append(jnp.zeros(jnp.shape(x), x.dtype) if inexact else None)

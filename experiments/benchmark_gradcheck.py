@@ -13,6 +13,8 @@ that the mutant's author allowed.
 """
 
 import collections
+import importlib
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -239,11 +241,7 @@ def _ask(peers: dict[str, Any], subject: Any, backward: Any, dtype: str, seed: i
 
 def _peers() -> dict[str, Callable[..., bool]]:
     peers: dict[str, Callable[..., bool]] = {"jax": _jax_objects}
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return peers
-    return peers | {"torch": _torch_objects}
+    return peers | ({"torch": _torch_objects} if importlib.util.find_spec("torch") else {})
 
 
 def _split(args: tuple[Any, ...]) -> tuple[list[int], Callable[..., tuple[Any, ...]]]:
@@ -281,27 +279,29 @@ def _jax_objects(primal: Any, backward: Any, args: tuple[Any, ...]) -> bool:
 
 def _torch_objects(primal: Any, backward: Any, args: tuple[Any, ...]) -> bool:
     """`torch.autograd.gradcheck` in fast mode: one random projection, at its default step and tolerances."""
-    import torch
-
+    torch: Any = importlib.import_module("torch")
     floating, full = _split(args)
 
     def to_jax(x: Any) -> Any:
         return jnp.asarray(x.detach().numpy())
 
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *chosen: Any) -> Any:
-            ctx.save_for_backward(*chosen)
-            return torch.tensor(np.asarray(primal(*full(*map(to_jax, chosen)))))
+    def forward(ctx: Any, *chosen: Any) -> Any:
+        ctx.save_for_backward(*chosen)
+        return torch.tensor(np.asarray(primal(*full(*map(to_jax, chosen)))))
 
-        @staticmethod
-        def backward(ctx: Any, dy: Any) -> Any:
-            found = backward(full(*map(to_jax, ctx.saved_tensors)), to_jax(dy))
-            return tuple(torch.tensor(np.asarray(found[i])) for i in floating)
+    def pullback(ctx: Any, dy: Any) -> Any:
+        found = backward(full(*map(to_jax, ctx.saved_tensors)), to_jax(dy))
+        return tuple(torch.tensor(np.asarray(found[i])) for i in floating)
 
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(pullback)}
+    function = type("Function", (torch.autograd.Function,), methods)
     inputs = [torch.tensor(np.asarray(args[i]), requires_grad=True) for i in floating]
     try:
-        return not torch.autograd.gradcheck(Function.apply, inputs, fast_mode=True)
+        return not torch.autograd.gradcheck(
+            function.apply,  # type: ignore[attr-defined]
+            inputs,
+            fast_mode=True,
+        )
     except Exception:
         return True
 

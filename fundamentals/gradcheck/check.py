@@ -178,7 +178,10 @@ def _check(subject: Subject, given: dict[str, Any]) -> Report:
         diagnoses = _explained(problem, evidence)
     leaves = evidence.leaves
     notes = evidence.notes
-    if options.order == 2 and Verdict.worst([leaf.verdict for leaf in leaves]) < Verdict.WRONG:
+    wrong = any(leaf.verdict is Verdict.WRONG for leaf in leaves)
+    if options.order == 2 and wrong:
+        notes = [*notes, "its derivative (order 2) was not checked, as the gradient itself is wrong"]
+    elif options.order == 2:
         second, more = _second_order(subject, problem, options)
         leaves, notes = leaves + second, notes + more
     verdict = Verdict.worst([leaf.verdict for leaf in leaves])

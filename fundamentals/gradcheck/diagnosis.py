@@ -4,11 +4,14 @@ A cause is a hypothesis that says what the wrong gradient would be. It is found 
 the wrong gradient at fresh ones: then the mistake, made in the right gradient, reproduces the given one, and taking it
 back makes that right. Hypotheses are tried from the simplest on:
 
-    a leaf by itself       0, a multiple, transposed, flipped, another leaf's (`fits`) one path               the
-    contribution of one use of a value dropped, doubled, negated, scaled one local rule         the derivative of one
-    operation wrong in one of the usual ways (`operators`), or times a tensor every step of a loop   one path or local
-    rule, in all of them another function       with eps or an approximation of another kind (`variants`) two of them
-    two paths, or a local rule and a path some entries           a condition that tells which are wrong
+    a leaf by itself     0, a multiple, transposed, flipped, another leaf's: `fits`
+    one path             what one use of a value contributes is dropped, doubled, negated, scaled: `hypotheses`
+    one local rule       an operation's derivative is wrong in one of the usual ways, or times a tensor: `operators`
+    two of them          `twofold`
+    bookkeeping          assigned for added, in another order, from another layout or another value: `bookkeeping`
+    another function     eps elsewhere, another approximation, no stop_gradient: `variants`
+    every step           of a loop, or off by one: `steps`
+    some entries         a condition that tells which are wrong: `fits`
 
 Paths and rules are places of the program of the function itself, so functions that nobody has seen before are explained
 as well as known ones, with the line where they are written.

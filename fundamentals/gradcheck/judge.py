@@ -122,7 +122,7 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
     leaves, hidden = [], False
     for i in range(count):
         leaf = _verdict(
-            problem, i, probes, [e[i] for e in errors if e], slopes[i], kink, ignores[i] or nonlinear[i], notes, large
+            problem, i, probes, [e[i] for e in errors if e], slopes[i], kink, ignores[i] or nonlinear[i], notes
         )
         if leaf.verdict is Verdict.PASS and i in rounded and problem.narrow is not None:
             leaf = leaf._replace(
@@ -161,7 +161,6 @@ def _verdict(
     kink: Any,
     dependent: bool,
     notes: list[str],
-    large: bool,
 ) -> Leaf:
     path = problem.paths[i]
     if not problem.leaves[problem.which[i]].size:

@@ -5,8 +5,10 @@ max, the order of a sort. `compile_side` returns which way every one of them goe
 on one smooth piece of the function; a point has a kink if steps of a billionth change answers and, with them, the
 gradient.
 
-The gradient at a kink is a convention. One that lies, in every direction, between the derivatives from both sides is
-possible; another is a mistake.
+Inside of loops and branches comparisons are not seen; there a jump of the gradient alone tells.
+
+The gradient at a kink is a convention. One that is a mean of the gradients around it, or lies between the derivatives
+from both sides in every direction tried, is possible; another is a mistake.
 """
 
 from collections.abc import Callable, Iterator, Sequence

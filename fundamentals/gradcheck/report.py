@@ -126,7 +126,8 @@ class Report(NamedTuple):
             for leaf in self.leaves
         ]
         widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head) - 1)]
-        lines = [f"{self.subject}: {self.verdict}"]
+        failing = " (strict: kinks fail)" if self.strict and self.verdict is Verdict.KINK else ""
+        lines = [f"{self.subject}: {self.verdict}{failing}"]
         for row in [head, *rows] if rows else []:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
             lines.append("  ".join([*cells, row[-1]]).rstrip())

@@ -27,7 +27,6 @@ from fundamentals.gradcheck.evaluation import (
     runner,
     without_value,
 )
-from fundamentals.gradcheck.naming import short
 from fundamentals.gradcheck.precision import Narrow, is_inexact, is_key, narrowest, wide, widen, widened
 from fundamentals.gradcheck.probes import polish
 from fundamentals.gradcheck.report import Cause
@@ -67,7 +66,6 @@ class Problem(NamedTuple):
     rough: Callable[[list[Any], list[Any]], list[Any]] | None  # the gradient with the casts that it is written with
     narrow: Narrow | None  # the narrowest type of the given gradient
     narrow_primal: Narrow | None  # … of the primal
-    intends: str  # line of a stop_gradient in the primal
     is_loss: bool
     notes: tuple[str, ...]
     manual_function: Callable[..., Any]  # (leaves, dy) → gradient, to be differentiated
@@ -187,11 +185,6 @@ def prepare(subject: Subject) -> Problem:
             precise = False
         manual_function = as_function(runner(program_manual))
         run_manual = compile_manual(runner(program_manual))
-    intends = (
-        ""
-        if program is None
-        else next((short(e) or "in the function" for e in program.equations if e.primitive.name == "stop_gradient"), "")
-    )
     derivative = None if eager else compile_truth(evaluate_value, which, leaves, outputs)
     problem = Problem(
         tuple(paths[i] for i in which),
@@ -209,7 +202,6 @@ def prepare(subject: Subject) -> Problem:
         rough,
         narrow_manual,
         narrow,
-        intends,
         subject.is_loss,
         tuple(notes),
         manual_function,

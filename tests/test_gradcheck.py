@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fundamentals import Rule, gradcheck
-from fundamentals.gradcheck import Cause, Verdict
+from fundamentals.gradcheck import Cause, Verdict, judge
 
 RANDOM = np.random.RandomState(0)
 X, W, B = (RANDOM.normal(size=size).astype(np.float32) for size in ((5, 3), (3, 7), (7,)))
@@ -518,3 +518,19 @@ def test_a_result_that_is_not_used_is_named():
     report = check(two, backward, X, X[::-1].copy())
     assert causes(report) == [Cause.MISSING_PATH]
     assert "dy[1], is not used" in report.diagnoses[0].detail
+
+
+def test_many_entries_are_looked_at_elsewhere_if_they_can_hide_a_mistake(monkeypatch):
+    monkeypatch.setattr(judge, "LARGE", 10)
+
+    def scaled(x, scale):
+        return (x * scale[None, :]).sum(1)
+
+    def without_scale(args, dy):
+        x = args[0]
+        return jnp.broadcast_to(dy[:, None], x.shape), (dy[:, None] * x).sum(0)
+
+    assert check(scaled, without_scale, X, np.ones(3, np.float32)).verdict == "INCONCLUSIVE"
+    generic = check(scaled, lambda args, dy: (dy[:, None] * args[1][None, :], (dy[:, None] * args[0]).sum(0)), X, X[0])
+    assert generic.verdict == "PASS"
+    assert "more than a million entries" in generic.notes[0]

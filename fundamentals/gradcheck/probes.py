@@ -35,24 +35,24 @@ def perturb(x: Any, random: np.random.RandomState, spread: float = SPREAD) -> An
         return x
     # Large arrays repeat a block of random numbers, and a sample tells whether they are labels: this has to be cheap.
     noise = np.resize(random.standard_normal(min(x.size, 65537)), x.shape)
-    if np.all(x == x.flat[0]):  # a constant: scales, offsets
+    sample = x.flat[:4096]
+    if np.all(sample == sample[0]) and np.all(x == sample[0]):  # a constant: scales, offsets
         size = np.abs(x.flat[0]) or 1.0
         return (x + spread * size * noise).astype(x.dtype)
-    values = np.unique(x.flat[:4096])
+    values = np.unique(sample)
     if values.size <= 3 and x.size > values.size and not set(np.real(values)) - {-1.0, 0.0, 1.0} and np.isrealobj(x):
         return x
     changed = x * np.resize(np.exp(spread * noise.flat[:65537]), x.shape)  # keeps signs and zeros
     if _sums_to_one(x):
         return (changed / changed.sum(-1, keepdims=True)).astype(x.dtype)
-    if x.ndim >= 2 and x.shape[-1] == x.shape[-2] and np.array_equal(x, np.swapaxes(x, -1, -2)):
+    if _is_symmetric(x):
         changed = (changed + np.swapaxes(changed, -1, -2)) / 2
     return changed.astype(x.dtype)
 
 
 def free(x: Any, random: np.random.RandomState, spread: float = SPREAD) -> Any:
     """Another array that obeys nothing but that rows which sum to 1 still do: no zero, sign or symmetry is kept."""
-    symmetric = x.ndim >= 2 and x.shape[-1] == x.shape[-2] and np.array_equal(x, np.swapaxes(x, -1, -2))  # the identity
-    if not x.size or not np.all(np.isfinite(x)) or (_sums_to_one(x) and not symmetric):
+    if not x.size or not np.all(np.isfinite(x)) or (_sums_to_one(x) and not _is_symmetric(x)):  # not the identity
         return perturb(x, random, spread)
     size = np.sqrt(np.mean(np.abs(x) ** 2)) or 1.0
     return (x + spread * size * normal(x.shape, x.dtype, random)).astype(x.dtype)
@@ -64,8 +64,22 @@ def polish(x: Any) -> Any:
 
 
 def _sums_to_one(x: Any) -> bool:
-    floating = np.issubdtype(x.dtype, np.floating) and x.ndim and x.shape[-1] > 1 and x.size
-    return bool(floating and np.all(x >= -1e-2) and np.allclose(x.sum(-1), 1, rtol=0, atol=1e-6))
+    if not (np.issubdtype(x.dtype, np.floating) and x.ndim and x.shape[-1] > 1 and x.size):
+        return False
+    first = x.reshape(-1, x.shape[-1])[0]  # which tells most arrays in no time
+    return bool(abs(first.sum() - 1) < 1e-6 and np.all(x >= -1e-2) and np.allclose(x.sum(-1), 1, rtol=0, atol=1e-6))
+
+
+def _is_symmetric(x: Any) -> bool:
+    if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
+        return False
+    return all(np.array_equal(part, np.swapaxes(part, -1, -2)) for part in (x[..., :8, :8], x))
+
+
+def is_special(x: Any) -> bool:
+    """Whether an array may hide mistakes: it has few values, zeros, or is symmetric."""
+    sample = x.flat[:4096]
+    return bool(x.size and (np.unique(sample).size <= 3 or np.mean(sample == 0) > 0.01 or _is_symmetric(x)))
 
 
 def nudge(x: Any, random: np.random.RandomState, size: float) -> Any:

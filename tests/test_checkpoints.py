@@ -59,6 +59,15 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def heeded():
+    """SIGINT, which the background jobs of a shell ignore, and so the tests in one of them."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_what_is_finished(tmp_path, monkeypatch, whole, number):
     parts = tmp_path / "parts"

@@ -3,7 +3,8 @@
 A probe that is special hides mistakes: a cotangent of ones those of a softmax, a scale of ones a forgotten scale, zeros
 everything that they multiply. So each check also looks at other points: the arguments given, changed at random. What an
 argument visibly obeys is kept, since a gradient need not be right where its formula was not derived for: rows that sum
-to 1 still do, labels of two values stay labels, signs stay, a symmetric matrix stays symmetric.
+to 1 still do, labels of two values stay labels, signs stay, a symmetric matrix stays symmetric. One more point keeps
+none of this but the rows that sum to 1; a gradient that is wrong there alone is neither right nor shown to be wrong.
 """
 
 from collections.abc import Sequence

@@ -74,6 +74,17 @@ def line(equation: core.JaxprEqn) -> str:
     return ":".join(parts[:-1] if len(parts) > 2 and parts[-1].isdecimal() else parts) + bracket + function
 
 
+def site(equation: core.JaxprEqn) -> Any:
+    """The calls that lead to where an equation is from, to be compared with those of others: the same in each step of a
+    loop. None where they are not known.
+    """
+    traceback: Any = equation.source_info.traceback
+    if traceback is None:
+        return None
+    codes, instructions = traceback.raw_frames()
+    return tuple(codes), tuple(instructions)
+
+
 def evaluate(
     jaxpr: core.Jaxpr, constants: Sequence[Any], operands: Sequence[Any], apply: Callable[[int, Any, list[Any]], Any]
 ) -> dict[Any, Any]:

@@ -27,7 +27,7 @@ from fundamentals.gradcheck.structural import gathered_places
 from fundamentals.gradcheck.sweep import Edge, is_inexact
 from fundamentals.program import line
 
-SUBSTITUTIONS = 600  # of values by other values that are tried
+SUBSTITUTIONS = 400  # of values by other values that are tried
 
 
 def detours(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
@@ -60,8 +60,10 @@ def _detoured(stage: Stage, edge: Edge, use: Edge, scene: Scene) -> Sequence[Any
     return [gradient[i] for i in stage.problem.which]
 
 
-def composites(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
-    """A local rule of a function that is written out in several operations: 1 / (1 + exp(-x))."""
+def composites(
+    stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int], *, tier: int = 0
+) -> Iterator[Hypothesis]:
+    """A local rule of a function written out in several operations: 1 / (1 + exp(-x)). tier 1: another value."""
     scene = scenes[0]
     rows, edges = within_reach(stage, tangents, left)
     r = target(scene, tangents)[rows]
@@ -70,7 +72,11 @@ def composites(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list
         for result in scene.sweep.outputs:
             for wrong in wrong_composites(stage.view(scene, edge), result):
                 p = moved(stage, tangents, edge, wrong.cotangent - scene.sweep.cotangents[edge], rows)
-                if variable is not result and np.linalg.norm(p - r) <= FITS * np.linalg.norm(r):
+                if (
+                    variable is not result
+                    and (wrong.tier > 0) == (tier > 0)
+                    and np.linalg.norm(p - r) <= FITS * np.linalg.norm(r)
+                ):
                     yield Hypothesis(
                         wrong.cause,
                         f"in the backward pass of {stage.name(result)}, of {stage.name(variable)}: {wrong.detail}",
@@ -88,14 +94,13 @@ def residuals(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[
     scene = scenes[0]
     r = target(scene, tangents)
     rows = tangents.rows(left)
-    run = stage.substituted
     inputs = [v for v in stage.flat.jaxpr.jaxpr.invars if is_inexact(v)]
     results = [v for e in stage.flat.equations for v in e.outvars if stage.reach.get(v)]
     results = [v for v in results if stage.names[v] not in {stage.names[x] for x in inputs}]
     swaps = [(v, x) for v in results for x in inputs if v.aval.size > 1 and _size(v) == _size(x)]
 
     def fits(swap: tuple[tuple[Any, Any], ...]) -> bool:
-        gradient = run(scene, swap)
+        gradient = stage.remembered(swap, partial(_substituted, stage, swap))(scene)
         change = [gradient[i] - scene.probe.truth[i] for i in tangents.leaves]
         return bool(np.linalg.norm((tangents.seen(change) - r)[rows]) <= FITS * np.linalg.norm(r[rows]))
 
@@ -116,8 +121,7 @@ def _size(variable: Any) -> tuple[int, ...]:
 
 
 def _substituted(stage: Stage, swap: Any, scene: Scene) -> Sequence[Any]:
-    gradient: Sequence[Any] = stage.substituted(scene, swap)
-    return gradient
+    return stage.substituted(scene, {e: scene.sweep.values[x] for v, x in swap for e in stage.edges_of.get(v, [])})
 
 
 def reversed_order(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:

@@ -18,12 +18,14 @@ as well as known ones, with the line where they are written.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fundamentals.gradcheck import fits
+from fundamentals.gradcheck.axes import other_axes
 from fundamentals.gradcheck.bookkeeping import (
     assignments,
     composites,
@@ -33,19 +35,20 @@ from fundamentals.gradcheck.bookkeeping import (
     residuals,
     reversed_order,
 )
-from fundamentals.gradcheck.hypotheses import factors, holding, paths, reproduces, rules
+from fundamentals.gradcheck.hypotheses import Hypothesis, holding, paths, reproduces, rules
 from fundamentals.gradcheck.judge import Evidence
 from fundamentals.gradcheck.kinks import scale_of
 from fundamentals.gradcheck.naming import short
 from fundamentals.gradcheck.precision import is_key
 from fundamentals.gradcheck.probes import cotangents, nudge, perturb, polish
+from fundamentals.gradcheck.products import factors, leaf_factors, macros
 from fundamentals.gradcheck.report import Cause, Diagnosis, Verdict
 from fundamentals.gradcheck.rounding import Probe
 from fundamentals.gradcheck.scenes import Scene, Stage
 from fundamentals.gradcheck.steps import loops
 from fundamentals.gradcheck.subject import Problem
 from fundamentals.gradcheck.sweep import Edge, is_inexact
-from fundamentals.gradcheck.twofold import pairs, rule_and_path, scaled_rules
+from fundamentals.gradcheck.twofold import pairs, rule_and_path, scaled_rules, two_rules
 
 FRESH = 2  # points at which an explanation has to hold too
 
@@ -229,10 +232,11 @@ def _fresh(problem: Problem, evidence: Evidence, fit: Probe, seed: int) -> Probe
     return Probe(fit.leaves, dy, problem.truth(fit.leaves, dy), problem.manual(fit.leaves, dy))
 
 
-# Simple ones first.
-SEARCHES = (
-    *(paths, rules, factors, composites, scaled_rules, pairs, assignments, misread),
-    *(detours, reversed_order, of_variants, loops, rule_and_path, residuals),
+# Simple ones first: one place and its own numbers, then another value, then two places.
+SEARCHES: tuple[Callable[..., Iterator[Hypothesis]], ...] = (
+    *(paths, rules, factors, composites, loops, partial(pairs, simple=True), partial(rules, tier=1), leaf_factors),
+    *(macros, partial(rules, tier=2), partial(composites, tier=1), scaled_rules, pairs, assignments, misread),
+    *(detours, reversed_order, of_variants, other_axes, rule_and_path, two_rules, residuals),
 )
 Found = Iterator[tuple[Diagnosis, set[int]]]
 
@@ -345,8 +349,10 @@ def _remaining_fits(stage: Stage, scenes: list[Scene], left: list[int], problem:
                     {leaf},
                 )
             continue
-        fit = _confirmed(stage, scenes, leaf, fits.scalar_fits, {}) or _confirmed(
-            stage, scenes, leaf, fits.factor_fits, tensors
+        fit = (
+            _confirmed(stage, scenes, leaf, fits.scalar_fits, {})
+            or _confirmed(stage, scenes, leaf, fits.permutation_fits, {})
+            or _confirmed(stage, scenes, leaf, fits.factor_fits, tensors)
         )
         if fit is not None:
             yield Diagnosis(fit.cause, path, fit.detail, fit.fix, True), {leaf}

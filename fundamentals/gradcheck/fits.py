@@ -188,6 +188,32 @@ def layout_fits(m: Any, known: Known) -> Iterator[Fit]:
                     )
 
 
+def permutation_fits(m: Any, known: Known) -> Iterator[Fit]:
+    """The right rows, or columns, in another order."""
+    t, path = known.truth[known.number], known.path
+    for axis in range(t.ndim):
+        n = t.shape[axis]
+        rows, given = (np.moveaxis(a, axis, 0).reshape(n, -1) for a in (t, m))
+        if not 2 < n <= 256 or not np.all(np.isfinite(m)) or np.any(np.ptp(rows, axis=0) == 0):
+            continue
+        apart = np.max(np.abs(given[:, None] - rows[None]), axis=2) <= 1e-7 * np.max(np.abs(t))
+        order, free = [], np.ones(n, bool)
+        for k in range(n):
+            places = np.flatnonzero(apart[k] & free)
+            if not len(places):
+                break
+            order.append(k if free[k] and apart[k, k] else int(places[0]))
+            free[order[-1]] = False
+        if len(order) == n and order != list(range(n)):
+            yield Fit(
+                f"order{axis}",
+                Cause.LAYOUT,
+                np.take(t, order, axis),
+                f"the right entries of d{path} are in another order along axis {axis}: {order}",
+                "put each where the forward pass took it from",
+            )
+
+
 def factor_fits(m: Any, known: Known) -> Iterator[Fit]:
     """A tensor of the forward pass too many or too few."""
     t, path = known.truth[known.number], known.path

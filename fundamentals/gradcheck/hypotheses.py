@@ -1,7 +1,6 @@
 """Mistakes in one or two places of the program, as hypotheses: what each would make of the gradient."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +67,7 @@ def paths(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]
             continue
         rank = 0 if near(change, -1) else 1 if near(change, 1) or near(change, -2) else 2
         found.append((rank, fan_out(stage, edge), edge, 1 + change))
-    literals = {edge: _literal(stage, edge) for _, _, edge, _ in found}
+    literals = {edge: literal(stage, edge) for _, _, edge, _ in found}
     for _, _, edge, coefficient in sorted(found, key=lambda f: f[:2]):
         factor = literals[edge]
         if factor and abs(coefficient) > 1e-7 and not near(coefficient, -1) and near(coefficient * factor, 1):
@@ -82,9 +81,36 @@ def paths(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]
         if both is not None:
             continue
         yield path_hypothesis(stage, (edge,), coefficient, sizes, scalars)
+    yield from _values(stage, scene, tangents, left)
 
 
-def _literal(stage: Stage, edge: Edge) -> float:
+def _values(stage: Stage, scene: Scene, tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
+    """All uses of a value at once: it is held constant, or all that comes back to it is scaled."""
+    rows = tangents.rows(left)
+    r = target(scene, tangents)[rows]
+    sizes, scalars = stage.numbers(scene)
+    outside = [*stage.flat.jaxpr.jaxpr.invars, *stage.flat.jaxpr.jaxpr.outvars]
+    for variable, edges in stage.edges_of.items():
+        if len(edges) < 2 or variable not in scene.sweep.outputs or any(v is variable for v in outside):
+            continue
+        if not stage.reach.get(variable, frozenset()) >= set(left):
+            continue
+        path = tangents.values[variable][rows] @ np.ravel(scene.sweep.outputs[variable])
+        norm = float(path @ path)
+        change = float(path @ r) / norm if norm > 1e-24 * float(r @ r) else 0.0
+        if not change or np.linalg.norm(r - change * path) > FITS * np.linalg.norm(r):
+            continue
+        hypothesis = path_hypothesis(stage, tuple(edges), 1 + change, sizes, scalars)
+        name = stage.name(variable)
+        if near(change, -1):
+            hypothesis = hypothesis._replace(
+                detail=f"{name} is held constant: what comes back to it from its {len(edges)} uses goes no further",
+                fix=f"differentiate {name}, too",
+            )
+        yield hypothesis
+
+
+def literal(stage: Stage, edge: Edge) -> float:
     """The number that an equation multiplies its operand by; 0 if it does not."""
     equation = stage.equation(edge)
     name, others = equation.primitive.name, [v for v in equation.invars if isinstance(v, core.Literal)]
@@ -111,7 +137,7 @@ def _both_operands(stage: Stage, edge: Edge) -> tuple[Edge, ...] | None:
 def path_hypothesis(stage: Stage, edges: tuple[Edge, ...], coefficient: float, sizes: Any, scalars: Any) -> Hypothesis:
     """Edges scaled by a number."""
     cause, detail, fix = path_words(stage, edges[0], coefficient, sizes, scalars)
-    return Hypothesis(cause, detail, fix, partial(altered, stage, edges, lambda _, c: coefficient * c))
+    return Hypothesis(cause, detail, fix, scaled(stage, dict.fromkeys(edges, coefficient)))
 
 
 def path_words(stage: Stage, edge: Edge, coefficient: float, sizes: Any, scalars: Any) -> tuple[Cause, str, str]:
@@ -155,27 +181,24 @@ def altered(
     return [swept.gradient[i] for i in stage.problem.which]
 
 
-def rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
-    """One local rule wrong."""
+def rules(
+    stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int], *, tier: int = 0
+) -> Iterator[Hypothesis]:
+    """One local rule wrong. tier: 0, the rule itself; 1, another operand; 2, a derivative taken elsewhere."""
     scene = scenes[0]
     rows, edges = within_reach(stage, tangents, left)
     r = target(scene, tangents)[rows]
     found = []
     for edge in edges:
         for wrong in wrong_cotangents(stage.view(scene, edge)):
+            if wrong.tier != tier:
+                continue
             p = moved(stage, tangents, edge, wrong.cotangent - scene.sweep.cotangents[edge], rows)
             if np.linalg.norm(p - r) <= FITS * np.linalg.norm(r):
-                found.append(
-                    (
-                        _RANK.get(wrong.cause, 3) + (2 if "[" in wrong.label or "`" in wrong.label else 0),
-                        edge.equation,
-                        edge,
-                        wrong,
-                    )
-                )
+                found.append((_RANK.get(wrong.cause, 3), edge.equation, edge, wrong))
     for _, _, edge, wrong in sorted(found, key=lambda f: f[:2]):
         yield rule_hypothesis(stage, (edge,), wrong)
-    for edge in edges:  # both cases of a choice
+    for edge in edges if tier == 0 else ():  # both cases of a choice
         other = Edge(edge.equation, 3 - edge.operand)
         if stage.equation(edge).primitive.name == "select_n" and edge.operand == 1 and other in edges:
             for wrong in wrong_cotangents(stage.view(scene, edge)):
@@ -210,50 +233,14 @@ def looked_up(view: Any, label: str) -> Any:
     return next((w.cotangent for w in wrong_cotangents(view) if w.label == label), None)
 
 
-def factors(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
-    """One path multiplied or divided by a tensor of the forward pass."""
-    scene = scenes[0]
-    rows, edges = within_reach(stage, tangents, left)
-    r = target(scene, tangents)[rows]
-    tensors = stage.tensors(scene)
-    for edge in edges:
-        c = scene.sweep.cotangents[edge]
-        if not c.ndim:
-            continue
-        for name, v in tensors.items():
-            if np.ndim(v) > c.ndim or np.size(v) < 2 or not np.all(np.isfinite(v)):
-                continue
-            try:
-                v = np.broadcast_to(v, c.shape)
-            except ValueError:
-                continue
-            for cause, divide in ((Cause.EXTRA_FACTOR, False), (Cause.MISSING_FACTOR, True)):
-                with np.errstate(all="ignore"):
-                    wrong = c / v if divide else c * v
-                if not np.all(np.isfinite(wrong)):
-                    continue
-                p = moved(stage, tangents, edge, wrong - c, rows)
-                if np.linalg.norm(p - r) <= FITS * np.linalg.norm(r):
-                    yield _factor_hypothesis(stage, edge, name, cause)
-
-
-def _factor_hypothesis(stage: Stage, edge: Edge, name: str, cause: Cause) -> Hypothesis:
-    def gradient(scene: Scene) -> Sequence[Any] | None:
-        v = stage.tensors(scene)[name]
-        return altered(stage, (edge,), lambda _, c: c / v if cause is Cause.MISSING_FACTOR else c * v, scene)
-
-    value = stage.name(stage.variable(edge))
-    what, fix = (
-        ("lacks the factor", "multiply by") if cause is Cause.MISSING_FACTOR else ("has an extra factor", "leave out")
-    )
-    return Hypothesis(
-        cause, f"the path from {value} through {stage.place(edge)} {what} {name}", f"{fix} {name}", gradient
-    )
-
-
 def scaled(stage: Stage, coefficients: dict[Edge, float]) -> Callable[[Scene], Sequence[Any] | None]:
     """The gradient with paths times numbers."""
-    return partial(altered, stage, list(coefficients), lambda view, c: coefficients[view.edge] * c)
+
+    def gradient(scene: Scene) -> Sequence[Any]:
+        swept = scene.run({}, coefficients)
+        return [swept.gradient[i] for i in stage.problem.which]
+
+    return gradient
 
 
 def near(a: float, b: float) -> bool:

@@ -77,7 +77,10 @@ def compile_side(program: Program) -> Side:
         if real and (discrete or equation.primitive.name in _STEPS | _CHOICES):
             found.append(i)
 
-    constants = [i for i, equation in enumerate(jaxpr.eqns) if equation.primitive.name == "stop_gradient"]
+    implicit = _solvers(jaxpr)
+    constants = [
+        i for i, e in enumerate(jaxpr.eqns) if e.primitive.name == "stop_gradient" and e.outvars[0] not in implicit
+    ]
 
     def run(leaves: list[Any], held: dict[int, Any]) -> tuple[list[Any], list[Any], dict[int, Any]]:
         sides: dict[int, Any] = {}
@@ -129,6 +132,22 @@ def compile_side(program: Program) -> Side:
         for value in equation.params.values()
     )
     return Side(spread, opaque, call, held)
+
+
+def _solvers(jaxpr: Any) -> set[Any]:
+    """Values that only say how a linear system is solved: factors of its matrix. `jnp.linalg.solve` differentiates the
+    system, not the factorization, and so stops the gradient there; to hold the factors would be to solve another one.
+    """
+    found: set[Any] = set()
+    for equation in reversed(jaxpr.eqns):
+        operands = equation.invars
+        if equation.primitive.name == "custom_linear_solve":
+            matvec, vecmat, solve, transposed = equation.params["const_lengths"]
+            operands = operands[matvec + vecmat : matvec + vecmat + solve + transposed]
+        elif equation.primitive.name == "stop_gradient" or not found.intersection(equation.outvars):
+            continue
+        found.update(v for v in operands if not isinstance(v, core.Literal))
+    return found
 
 
 def find_kink(

@@ -87,14 +87,21 @@ def _logsumexp(view: View, x: Any, y: Any, g: Any) -> Iterator[Wrong]:
         )
         for v in view.substitutes:
             value = view.swept.values[v]
-            if is_inexact(v) and np.shape(value) == x.shape:
+            if is_inexact(v) and _spreads(np.shape(value), x.shape):
+                value = np.broadcast_to(value, x.shape)
                 for name, weights in (
                     (view.name(v), value),
                     (f"exp({view.name(v)})", np.exp(value)),
                     (f"softmax({view.name(v)})", np.exp(value) / np.exp(value).sum(axis, keepdims=True)),
                 ):
                     detail = f"weighed by {name} in place of the softmax of log-sum-exp"
-                    yield Wrong(name, Cause.WRONG_OPERAND, view.c + g * weights - right, detail, fix)
+                    yield Wrong(name, Cause.WRONG_OPERAND, view.c + g * weights - right, detail, fix, 1)
+
+
+def _spreads(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array can be broadcast; not numbers alone."""
+    pairs = zip(reversed(shape), reversed(to), strict=False)
+    return 0 < len(shape) <= len(to) and math.prod(shape) > 1 and all(n in (1, m) for n, m in pairs)
 
 
 def wrong_composites(view: View, result: Any) -> list[Wrong]:
@@ -195,7 +202,7 @@ def wrong_derivatives(
     )  # fmt: skip
     for name, other in others:
         wrong = g * derivative(other, function(other))
-        yield Wrong(f"d({name})", Cause.WRONG_OPERAND, wrong, f"{its} is taken at {name}", at_argument)
+        yield Wrong(f"d({name})", Cause.WRONG_OPERAND, wrong, f"{its} is taken at {name}", at_argument, 2)
 
 
 def _mul(view: View) -> Iterator[Wrong]:
@@ -211,7 +218,7 @@ def _mul(view: View) -> Iterator[Wrong]:
     variable = view.equation.invars[other]
     if not isinstance(variable, core.Literal):
         for name, value, cause, detail, better in view.replaced(variable, "multiplied by"):
-            yield Wrong(f"*{name}", cause, g * value, detail, better)
+            yield Wrong(f"*{name}", cause, g * value, detail, better, 1)
 
 
 def _div(view: View) -> Iterator[Wrong]:
@@ -226,7 +233,7 @@ def _div(view: View) -> Iterator[Wrong]:
         variable = view.equation.invars[1]
         if not isinstance(variable, core.Literal):
             for name, value, cause, detail, better in view.replaced(variable, "divided by"):
-                yield Wrong(f"/{name}", cause, g / value, detail, better)
+                yield Wrong(f"/{name}", cause, g / value, detail, better, 1)
         return
     fix = f"the derivative of a/b for b is −a/b²: here −{top}/{bottom}²"
     yield Wrong("-a/b", Cause.MISSING_FACTOR, -g * y, f"one division by {bottom} is missing", fix)
@@ -238,7 +245,7 @@ def _div(view: View) -> Iterator[Wrong]:
     variable = view.equation.invars[0]
     if not isinstance(variable, core.Literal):
         for name, value, cause, detail, better in view.replaced(variable, "−a/b² with"):
-            yield Wrong(f"a={name}", cause, -g * value / b**2, detail, better)
+            yield Wrong(f"a={name}", cause, -g * value / b**2, detail, better, 1)
 
 
 def _select(view: View) -> Iterator[Wrong]:
@@ -252,7 +259,7 @@ def _select(view: View) -> Iterator[Wrong]:
         if v.aval.shape == which.shape and v.aval.dtype == np.bool_ and v is not view.equation.invars[0]:
             wrong = g * (np.asarray(view.swept.values[v]) == bool(number))
             detail = f"masked by {view.name(v)} in place of {condition}"
-            yield Wrong(f"mask {view.name(v)}", Cause.WRONG_OPERAND, wrong, detail, fix)
+            yield Wrong(f"mask {view.name(v)}", Cause.WRONG_OPERAND, wrong, detail, fix, 1)
 
 
 def _max(view: View) -> Iterator[Wrong]:

@@ -8,7 +8,7 @@ fits is then evaluated in full, there and at fresh points.
 
 import linecache
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from fundamentals.gradcheck.rounding import Probe, ends_by_condition
 from fundamentals.gradcheck.subject import Problem
 from fundamentals.gradcheck.sweep import Edge, Sweep, compile_sweep, is_inexact
 from fundamentals.gradcheck.view import View
-from fundamentals.program import Program, evaluate, execute, read
+from fundamentals.program import Program, evaluate, execute
 
 DIRECTIONS = 12
 _SAME_THING = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "copy", "stop_gradient"}
@@ -56,7 +56,7 @@ class Scene(NamedTuple):
 
     probe: Probe
     swept: Sweep | None
-    run: Callable[[Mapping[Edge, Any]], Sweep]  # with additions
+    run: Callable[..., Sweep]  # (additions, gates, others)
 
     @property
     def sweep(self) -> Sweep:
@@ -74,8 +74,10 @@ class Stage:
         self.names: dict[Any, str] = {}
         self.edges: list[Edge] = []
         self.depending: frozenset[str] = frozenset()
+        self.edges_of: dict[Any, list[Edge]] = {}  # every use of a floating value
+        self.pools: dict[Any, Any] = {}
+        self._memory: dict[Any, Any] = {}
         self.sweeper: Callable[..., Sweep] | None = None
-        self._substitute: Callable[[Probe, dict[Any, Any]], list[Any]] | None = None
         if self.program is None:
             return
         jaxpr = self.flat.jaxpr.jaxpr
@@ -97,6 +99,11 @@ class Stage:
             for j, v in enumerate(equation.invars)
             if not isinstance(v, core.Literal) and is_inexact(v) and reaching.get(v)
         ]
+        for i, equation in enumerate(jaxpr.eqns):
+            for j, v in enumerate(equation.invars):
+                if not isinstance(v, core.Literal) and is_inexact(v):
+                    self.edges_of.setdefault(v, []).append(Edge(i, j))
+        self.maker = {v: i for i, equation in enumerate(jaxpr.eqns) for v in equation.outvars}
         self.uses = Counter(
             [v for e in jaxpr.eqns for v in e.invars if not isinstance(v, core.Literal)]
             + [v for v in jaxpr.outvars if not isinstance(v, core.Literal)]
@@ -105,10 +112,12 @@ class Stage:
     def scene(self, probe: Probe) -> Scene:
         """Sweep at a probe."""
 
-        def run(additions: Mapping[Edge, Any]) -> Sweep:
+        def run(
+            additions: Mapping[Edge, Any], gates: Mapping[Edge, float] = {}, others: Mapping[Edge, Any] = {}
+        ) -> Sweep:
             assert self.sweeper is not None
             with precisely():
-                return self.sweeper(probe.leaves, probe.dy, additions)
+                return self.sweeper(probe.leaves, probe.dy, additions, gates, others)
 
         if self.sweeper is None:
             return Scene(probe, None, run)
@@ -217,51 +226,22 @@ class Stage:
                         scalars.setdefault(self.name(v), float(np.real(scene.swept.values[v])))
         return sizes, scalars
 
-    def substituted(self, scene: Scene, swap: Sequence[tuple[Any, Any]]) -> list[Any]:
-        """The gradient if some values are replaced by others, as numbers, before the rest is computed from them."""
-        if self._substitute is None:
-            self._substitute = self._compile_substitution()
-        values = {}
-        for variable, other in swap:
-            values[variable] = np.reshape(scene.sweep.values[other], variable.aval.shape)
-        return self._substitute(scene.probe, values)
+    def remembered(self, key: Any, gradient: Callable[[Scene], Any]) -> Callable[[Scene], Any]:
+        """The same function, which is evaluated once at a scene however many leaves are asked about."""
 
-    def _compile_substitution(self) -> Callable[[Probe, dict[Any, Any]], list[Any]]:
-        jaxpr, which = self.flat.jaxpr.jaxpr, self.problem.which
-        named = [v for e in jaxpr.eqns for v in e.outvars if is_inexact(v)]
-        number = {v: k for k, v in enumerate(named)}
+        def known(scene: Scene) -> Any:
+            at = key, id(scene.probe)
+            if at not in self._memory:
+                self._memory[at] = gradient(scene)
+            return self._memory[at]
 
-        @jax.jit
-        def run(leaves: list[Any], dy: list[Any], shifts: list[Any], on: list[Any]) -> list[Any]:
-            def value(*chosen: Any) -> list[Any]:
-                full = list(leaves)
-                for i, x in zip(which, chosen, strict=True):
-                    full[i] = x
+        return known
 
-                def apply(_: int, equation: Any, operands: list[Any]) -> list[Any]:
-                    results = execute(equation, operands)
-                    shifted = []
-                    for v, y in zip(equation.outvars, results, strict=True):
-                        k = number.get(v)
-                        # To the other value as it was: what came before may have been replaced too.
-                        shifted.append(y if k is None else y + on[k] * jax.lax.stop_gradient(shifts[k] - y))
-                    return shifted
-
-                return read(evaluate(jaxpr, self.flat.jaxpr.consts, full, apply), jaxpr.outvars)
-
-            return list(jax.vjp(value, *(leaves[i] for i in which))[1](list(map(jax.numpy.asarray, dy))))
-
-        nothing = [np.zeros(v.aval.shape, v.aval.dtype) for v in named]
-        off = [np.zeros((), v.aval.dtype) for v in named]
-
-        def call(probe: Probe, values: dict[Any, Any]) -> list[Any]:
-            shifts, on = list(nothing), list(off)
-            for v, x in values.items():
-                shifts[number[v]], on[number[v]] = x, np.ones((), v.aval.dtype)
-            with precisely():
-                return [np.asarray(g) for g in run(probe.leaves, probe.dy, shifts, on)]
-
-        return call
+    def substituted(self, scene: Scene, others: Mapping[Edge, Any]) -> list[Any]:
+        """The gradient if some uses are of other values, as numbers, before the rest is computed from them."""
+        values = {edge: np.reshape(x, self.variable(edge).aval.shape) for edge, x in others.items()}
+        gradient = scene.run({}, {}, values).gradient
+        return [gradient[i] for i in self.problem.which]
 
     def tangents(self, scene: Scene, leaves: list[int]) -> "Tangents":
         """Random directions for some leaves and the tangents of every variable along them."""

@@ -1,122 +1,237 @@
-"""Mistakes that are made in every step of a loop, or off by one step."""
+"""Mistakes that are made in every step of a loop, or off by one step.
+
+The steps of a loop that is written out, in Python or as a scan of few steps, are found by where their equations come
+from: one place in the user's file, reached by the same calls, has an equation in every step. What a step takes from the
+one before it is the loop's state.
+"""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 
-from fundamentals.gradcheck.hypotheses import (
-    Hypothesis,
-    altered,
-    fan_out,
-    path_hypothesis,
-    rule_hypothesis,
-)
+from fundamentals.gradcheck.hypotheses import Hypothesis, fan_out, literal, path_hypothesis, rule_hypothesis, scaled
 from fundamentals.gradcheck.operators import wrong_cotangents
+from fundamentals.gradcheck.precision import is_key
 from fundamentals.gradcheck.report import Cause
 from fundamentals.gradcheck.scenes import Scene, Stage, Tangents
 from fundamentals.gradcheck.sweep import Edge, is_inexact
-from fundamentals.program import line
+from fundamentals.program import line, site
+
+STEPS = 64  # at most
 
 
 def loops(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
-    """A path or local rule in every step of a loop that is written out, or in every call of a helper."""
+    """A path or a local rule in every step of a loop, or in every call of a helper; steps that keep the wrong state."""
     scene = scenes[0]
-    edges = stage.edges
-    groups: dict[Any, list[Edge]] = defaultdict(list)
-    for edge in edges:
-        equation = stage.equation(edge)
-        if line(equation) and stage.reach[equation.invars[edge.operand]] & set(left):
-            shapes = tuple(v.aval.shape for v in equation.invars)
-            groups[equation.primitive.name, line(equation), edge.operand, shapes, str(equation.params)].append(edge)
-    loops = [tuple(group) for group in groups.values() if 1 < len(group) <= 64]
+    places = _places(stage)
+    kinds = _kinds(stage, places)
+    reached = set(stage.edges)
+
+    def edges_of(numbers: Sequence[int]) -> list[tuple[Edge, ...]]:
+        operands = range(len(stage.flat.equations[numbers[0]].invars))
+        every = [tuple(Edge(i, operand) for i in numbers) for operand in operands]
+        return [
+            g for g in every if reached.issuperset(g) and any(stage.reach[stage.variable(e)] & set(left) for e in g)
+        ]
+
+    steps = sorted((g for numbers in places for g in edges_of(numbers)), key=lambda g: fan_out(stage, g[0]))
+    groups = steps + sorted((g for numbers in kinds for g in edges_of(numbers)), key=lambda g: fan_out(stage, g[0]))
     sizes, scalars = stage.numbers(scene)
+
+    def in_all(hypothesis: Hypothesis, group: Sequence[Edge]) -> Hypothesis:
+        where = f", in all {len(group)} steps" if group in steps else f", and at {len(group) - 1} more like it"
+        return hypothesis._replace(detail=hypothesis.detail + where)
+
+    def scaled_path(group: tuple[Edge, ...], coefficient: float) -> Hypothesis:
+        hypothesis = path_hypothesis(stage, group, coefficient, sizes, scalars)
+        return hypothesis._replace(gradient=stage.remembered((group, coefficient), hypothesis.gradient))
+
     for coefficient in (0.0, 2.0, -1.0):
-        for group in sorted(loops, key=lambda g: fan_out(stage, g[0])):
-            hypothesis = path_hypothesis(stage, group, coefficient, sizes, scalars)
-            yield hypothesis._replace(detail=hypothesis.detail + f", in all {len(group)} steps")
-    for group in loops:
+        for group in groups:
+            yield in_all(scaled_path(group, coefficient), group)
+    for group in groups:
+        factor = literal(stage, group[0])
+        if factor and abs(factor) != 1:
+            hypothesis = scaled_path(group, 1 / factor)
+            text = f"the factor {factor:.6g} of {stage.place(group[0])} is missing on the path that goes through it"
+            yield in_all(
+                hypothesis._replace(cause=Cause.PATH_SCALE, detail=text, fix=f"multiply by {factor:.6g}"), group
+            )
+    yield from _overwritten(stage, steps)
+    yield from _shifted(stage, places, _chains(stage, places))
+    for group in groups:
         for wrong in wrong_cotangents(stage.view(scene, group[-1])):
-            if "`" not in wrong.label:
+            if not wrong.tier:
                 hypothesis = rule_hypothesis(stage, group, wrong)
-                yield hypothesis._replace(detail=hypothesis.detail + f", in all {len(group)} steps")
-    for group in loops:
-        yield from _shifted(stage, scene, group)
+                gradient = stage.remembered((group, wrong.label), hypothesis.gradient)
+                yield in_all(hypothesis._replace(gradient=gradient), group)
 
 
-def _shifted(stage: Stage, scene: Scene, group: tuple[Edge, ...]) -> Iterator[Hypothesis]:
-    """Local rules evaluated with what another step kept."""
-    numbers = sorted({e.equation for e in group})
-    equations = [stage.equation(Edge(k, 0)) for k in numbers]
+def _places(stage: Stage) -> list[tuple[int, ...]]:
+    """Equations, by number, that are the same place in every step."""
+    groups = _alike(stage, site)
+    # A helper that is called at several places of a step may have been traced at the first of them only.
+    counts = {len(group) for group in groups}
+    for group in list(groups):
+        for count in counts:
+            if count < len(group) and len(group) % count == 0:
+                times = len(group) // count
+                groups += [group[k::times] for k in range(times)]
+    return groups
 
-    def of_step(pick: Callable[[int], int]) -> Callable[[Any, Any], Any]:
-        def alter(view: Any, c: Any) -> Any:
-            other = pick(numbers.index(view.edge.equation))
-            if not 0 <= other < len(numbers):
-                return c
-            return _pulled(view, view.operands_of(equations[other]))
 
-        return alter
+def _kinds(stage: Stage, places: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Equations of the same line, and of the same kind wherever they are: the same mistake made several times."""
+    groups = [*_alike(stage, line), *_alike(stage, lambda _: "anywhere")]
+    return [group for group in dict.fromkeys(groups) if group not in places]
 
-    for pick, words in (
-        (lambda k: k + 1, "the step after"),
-        (lambda k: k - 1, "the step before"),
-        (lambda k: 0, "the first step"),
-        (lambda k: len(numbers) - 1, "the last step"),
-    ):
-        yield Hypothesis(
-            Cause.WRONG_OPERAND,
-            f"in the backward pass of {stage.place(group[0])}: every step uses what {words} kept",
-            "keep what each step needs, and take it in reverse order",
-            partial(altered, stage, group, of_step(pick)),
-        )
-    # The state that a step returns in place of the one that it takes: h[t] for h[t-1].
-    for edge in group[:1]:
-        for operand in range(len(equations[0].invars)):
-            if operand == edge.operand:
+
+def _alike(stage: Stage, where: Callable[[Any], Any]) -> list[tuple[int, ...]]:
+    found: dict[Any, list[int]] = defaultdict(list)
+    for i, equation in enumerate(stage.flat.equations):
+        key = where(equation)
+        if key:
+            shapes = tuple((v.aval.shape, v.aval.dtype) for v in equation.invars)
+            found[key, equation.primitive.name, shapes, _settings(equation)].append(i)
+    return [tuple(numbers) for numbers in found.values() if 1 < len(numbers) <= STEPS]
+
+
+def _settings(equation: Any) -> str:
+    """The parameters of an equation but for those that tell which step it is in."""
+    moving = {"start_indices", "limit_indices"} if equation.primitive.name == "slice" else set()
+    return str({key: value for key, value in equation.params.items() if key not in moving})
+
+
+def _overwritten(stage: Stage, groups: list[tuple[Edge, ...]]) -> Iterator[Hypothesis]:
+    """What all steps give back to a value is assigned, step by step."""
+    by_variable: dict[Any, list[tuple[Edge, ...]]] = defaultdict(list)
+    for group in groups:
+        variables = {stage.variable(e) for e in group}
+        if len(variables) == 1:
+            by_variable[next(iter(variables))].append(group)
+    for variable, uses in by_variable.items():
+        for place, which in ((0, "first"), (-1, "last")):
+            dropped = [e for group in uses for e in group if e != group[place]]
+            name = stage.name(variable)
+            yield Hypothesis(
+                Cause.OVERWRITE,
+                f"of what {len(uses[0])} steps give back to {name}, only the {which} step's is in its gradient: "
+                "assigned where it should be added to",
+                f"+= for =: add up what comes back to {name} from every step",
+                scaled(stage, dict.fromkeys(dropped, 0.0)),
+            )
+
+
+class _Chain(NamedTuple):
+    """What is carried from step to step."""
+
+    values: tuple[Any, ...]  # before the first step, if it is known, and after every step
+    taken: tuple[tuple[Edge, ...], ...]  # for each step the edges by which it takes what came before
+
+
+def _chains(stage: Stage, places: list[tuple[int, ...]]) -> list[_Chain]:
+    """The state of each loop."""
+    equations = stage.flat.equations
+    makes: dict[Any, tuple[tuple[int, ...], int, int]] = {}  # result, number of steps → its place, step, which result
+    for numbers in places:
+        for step, i in enumerate(numbers):
+            for k, v in enumerate(equations[i].outvars):
+                makes[v, len(numbers)] = (numbers, step, k)
+    carried: dict[Any, list[list[Edge]]] = {}
+    values: dict[Any, list[Any]] = {}
+    for numbers in places:
+        for operand in range(len(equations[numbers[0]].invars)):
+            taken = [equations[i].invars[operand] for i in numbers]
+            if any(isinstance(v, core.Literal) or not is_inexact(v) for v in taken):
                 continue
-            carried = [e.invars[operand] for e in equations]
-            literal = any(isinstance(v, core.Literal) for v in carried)
-            if literal or len(set(map(id, carried))) < 2 or not is_inexact(carried[-1]):
+            sources = [makes[v, len(numbers)] for v in taken[1:] if (v, len(numbers)) in makes]
+            if len(sources) < len(numbers) - 1:
                 continue
-            for last in _like(stage, carried[-1]):
+            source, _, result = sources[0]
+            if any(s != (source, step, result) for step, s in enumerate(sources)):
+                continue
+            key = source, result, taken[0]
+            values[key] = [taken[0], *(equations[i].outvars[result] for i in source)]
+            edges = carried.setdefault(key, [[] for _ in numbers])
+            for step, i in enumerate(numbers):
+                edges[step].append(Edge(i, operand))
+    return [_Chain(tuple(values[key]), tuple(map(tuple, carried[key]))) for key in carried]
 
-                def alter(view: Any, c: Any, operand: int = operand, carried: Any = carried, last: Any = last) -> Any:
-                    k = numbers.index(view.edge.equation)
-                    operands = list(view.operands)
-                    operands[operand] = view.swept.values[carried[k + 1] if k + 1 < len(carried) else last]
-                    return _pulled(view, operands)
 
+_OTHER_STEPS: tuple[tuple[Callable[[int, int], int], str, str], ...] = (
+    (lambda k, n: k - 1, "the step before", "keep what each step needs"),
+    (lambda k, n: 0, "the first step", "keep what each step needs"),
+    (lambda k, n: n - 1, "the last step", "keep what each step needs"),
+    (lambda k, n: k + 1, "the step after", "keep what each step needs"),
+    (lambda k, n: n - 1 - k, "the same number from the other end", "go backward in reverse order"),
+)
+
+
+def _shifted(stage: Stage, places: list[tuple[int, ...]], chains: list[_Chain]) -> Iterator[Hypothesis]:
+    """Each step goes back with the state, or with something else, of another step.
+
+    Either only what is multiplied by it is another's, or the whole step is gone through again from another state.
+    """
+
+    def of_other(taken: Any, words: str, pick: Callable[[int, int], int], whole: bool) -> Callable[[Scene], Any]:
+        return stage.remembered((tuple(taken), words, whole), partial(_of_other_steps, stage, taken, pick, whole))
+
+    together = [chains] if len(chains) > 1 else []
+    for chosen in [*together, *([c] for c in chains)]:
+        names = " and ".join(dict.fromkeys(stage.name(c.values[-1]) for c in chosen))
+        taken = [(c.taken, c.values) for c in chosen]
+        for whole in (False, True):
+            yield Hypothesis(
+                Cause.WRONG_OPERAND,
+                f"in the steps that make {names}: off by one; the state after each step stands for the state before it",
+                "use h[t − 1], the state that the step started from",
+                of_other(taken, "after", lambda k, n: k + 1, whole),
+            )
+            for pick, words, fix in _OTHER_STEPS[:3]:
                 yield Hypothesis(
                     Cause.WRONG_OPERAND,
-                    f"in the backward pass of {stage.place(group[0])}: off by one step; the state after the step "
-                    "stands for the state before it",
-                    "use h[t − 1], the state that the step started from",
-                    partial(altered, stage, group, alter),
+                    f"in the steps that make {names}: every step uses the state of {words}",
+                    fix,
+                    of_other(taken, words, pick, whole),
+                )
+    usable = {v for v in stage.names if not is_key(v.aval)}
+    states = {e for chain in chains for edges in chain.taken for e in edges}
+    for numbers in places:
+        for operand in range(len(stage.flat.equations[numbers[0]].invars)):
+            edges = [Edge(i, operand) for i in numbers]
+            if states.intersection(edges) or any(isinstance(stage.variable(e), core.Literal) for e in edges):
+                continue
+            values = [stage.variable(e) for e in edges]
+            if len(set(values)) < len(values) or not usable.issuperset(values):
+                continue
+            for pick, words, fix in _OTHER_STEPS:
+                yield Hypothesis(
+                    Cause.WRONG_OPERAND,
+                    f"in the backward pass of {stage.place(edges[0])}: every step uses what {words} kept",
+                    fix,
+                    of_other([(tuple((e,) for e in edges), tuple(values))], words, pick, False),
                 )
 
 
-def _like(stage: Stage, variable: Any) -> list[Any]:
-    """Results of the same shape that come after a value."""
-    names = list(stage.names)
-    start = names.index(variable) + 1 if not isinstance(variable, core.Literal) and variable in stage.names else 0
-    return [v for v in names[start:] if v.aval.shape == variable.aval.shape and is_inexact(v)]
-
-
-def _pulled(view: Any, operands: list[Any]) -> Any:
-    """The cotangent of the operand in question, of the equation at other operands."""
-    number = view.edge.operand
-    with jax.enable_x64(True):
-
-        def of_one(x: Any) -> Any:
-            results = view.equation.primitive.bind(
-                *[x if j == number else jnp.asarray(v) for j, v in enumerate(operands)], **view.equation.params
-            )
-            return results[0] if view.equation.primitive.multiple_results else results
-
-        return np.asarray(jax.vjp(of_one, jnp.asarray(operands[number]))[1](jnp.asarray(view.g))[0])
+def _of_other_steps(
+    stage: Stage, taken: Sequence[tuple[Any, Any]], pick: Callable[[int, int], int], whole: bool, scene: Scene
+) -> Sequence[Any]:
+    """taken: for each step the edges at which it takes something; and what there is to take. whole: what is computed
+    from that follows; otherwise all other uses are of what the forward pass made.
+    """
+    known = scene.sweep.values
+    every = {e: known[v] for v, edges in stage.edges_of.items() for e in edges}
+    others: dict[Edge, Any] = {}
+    for _, values in taken:
+        for v in values:
+            others |= dict.fromkeys(stage.edges_of.get(v, []), known[v])
+    if not whole:
+        others = every
+    for steps, values in taken:
+        for k, edges in enumerate(steps):
+            place = min(max(pick(k, len(steps)), 0), len(values) - 1)
+            others |= dict.fromkeys(edges, known[values[place]])
+    return stage.substituted(scene, others)

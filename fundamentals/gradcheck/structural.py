@@ -173,7 +173,7 @@ def _dot_general(view: View) -> Iterator[Wrong]:
     variable = view.equation.invars[other]
     if not isinstance(variable, core.Literal):
         for name, value, cause, detail, better in view.replaced(variable, "multiplied by"):
-            yield Wrong(f"b={name}", cause, product(g, value), detail, better)
+            yield Wrong(f"b={name}", cause, product(g, value), detail, better, 1)
 
 
 def _gather(view: View) -> Iterator[Wrong]:
@@ -272,6 +272,13 @@ def _cumulative(view: View) -> Iterator[Wrong]:
             wrong,
             "the cotangent is summed in the direction of the forward pass",
             "sum from the other end",
+        )
+        yield Wrong(
+            "own",
+            Cause.MISSING_PATH,
+            view.g,
+            "each entry gets only what its own sum gives back, not what the others that it is part of do",
+            "sum the cotangents of all the sums that an entry is part of",
         )
 
 

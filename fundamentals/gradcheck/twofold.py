@@ -27,6 +27,8 @@ from fundamentals.gradcheck.report import Cause
 from fundamentals.gradcheck.scenes import Scene, Stage, Tangents
 from fundamentals.gradcheck.sweep import Edge
 
+PAIRED = 4_000  # rules, of which pairs are tried
+
 
 def _columns(stage: Stage, scene: Scene, tangents: Tangents, left: list[int]) -> tuple[Any, list[tuple[Edge, Any]]]:
     """What is to be explained, and what each path contributes, one of those that contribute the same."""
@@ -46,8 +48,10 @@ def _columns(stage: Stage, scene: Scene, tangents: Tangents, left: list[int]) ->
     return r, columns
 
 
-def pairs(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
-    """Two paths."""
+def pairs(
+    stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int], *, simple: bool = False
+) -> Iterator[Hypothesis]:
+    """Two paths; of those that are simple, one is dropped and the other dropped, doubled, halved or negated."""
     scene = scenes[0]
     r, columns = _columns(stage, scene, tangents, left)
     size = float(np.linalg.norm(r))
@@ -61,8 +65,11 @@ def pairs(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]
                 numbers = [1 + float(c) for c in change]
                 named = [abs(c) < 1e-7 or name_number(c, sizes, scalars) is not None for c in numbers]
                 if all(named):
-                    simple = sum(0 if abs(c) < 1e-7 else 1 if near(c, 2) or near(c, -1) else 2 for c in numbers)
-                    found.append((simple, a, b, numbers))
+                    ranks = [
+                        0 if abs(c) < 1e-7 else 1 if near(c, 2) or near(c, -1) or near(c, 0.5) else 2 for c in numbers
+                    ]
+                    if not simple or (min(ranks) == 0 and max(ranks) < 2):
+                        found.append((sum(ranks), a, b, numbers))
     for _, a, b, numbers in sorted(found, key=lambda f: f[0]):
         words = [path_words(stage, e, c, sizes, scalars) for e, c in zip((a, b), numbers, strict=True)]
         yield Hypothesis(
@@ -105,6 +112,58 @@ def rule_and_path(stage: Stage, scenes: list[Scene], tangents: Tangents, left: l
                     f"{first.fix}; and {fix}",
                     partial(altered, stage, (edge, other), alter),
                 )
+
+
+def two_rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
+    """Two local rules: at places that do not feed one another, or one after the other where nothing else joins in."""
+    scene, rows = scenes[0], tangents.rows(left)
+    r = target(scene, tangents)[rows]
+    edges = [e for e in stage.edges if stage.reach[stage.variable(e)] & set(left)]
+    found: list[tuple[Edge, Any]] = []
+    effects = []
+    for edge in edges:
+        for wrong in wrong_cotangents(stage.view(scene, edge)):
+            p = moved(stage, tangents, edge, wrong.cotangent - scene.sweep.cotangents[edge], rows)
+            if np.any(p) and len(found) < PAIRED:
+                found.append((edge, wrong))
+                effects.append(p)
+    if not found:
+        return
+    every = np.stack(effects)
+    square = np.einsum("ij,ij->i", every, every)
+    for i, p in enumerate(effects):  # additive: those for which what the first leaves is the second
+        rest = r - p
+        distance = square[i + 1 :] - 2 * every[i + 1 :] @ rest + rest @ rest
+        for j in np.flatnonzero(distance <= 1e-9 * (r @ r)) + i + 1:
+            if found[j][0] != found[i][0] and np.linalg.norm(rest - effects[j]) <= FITS * np.linalg.norm(r):
+                yield _both(stage, found[i], found[j])
+    for edge in edges:  # one after the other: the value that the first is for is made by the equation of the second
+        variable = stage.variable(edge)
+        if len(stage.edges_of[variable]) != 1 or variable not in stage.maker:
+            continue
+        before = [e for e in edges if e.equation == stage.maker[variable]]
+        for wrong in wrong_cotangents(stage.view(scene, edge)):
+            swept = scene.sweep._replace(outputs=scene.sweep.outputs | {variable: wrong.cotangent})
+            for earlier in before:
+                for second in wrong_cotangents(stage.view(scene, earlier, swept)):
+                    p = moved(stage, tangents, earlier, second.cotangent - scene.sweep.cotangents[earlier], rows)
+                    if np.linalg.norm(p - r) <= FITS * np.linalg.norm(r):
+                        yield _both(stage, (edge, wrong), (earlier, second))
+
+
+def _both(stage: Stage, one: tuple[Edge, Any], other: tuple[Edge, Any]) -> Hypothesis:
+    first, second = (rule_hypothesis(stage, (edge,), wrong) for edge, wrong in (one, other))
+    labels = {edge: wrong.label for edge, wrong in (one, other)}
+
+    def alter(view: Any, c: Any) -> Any:
+        return looked_up(view, labels[view.edge])
+
+    return Hypothesis(
+        first.cause,
+        f"{first.detail}; and {second.detail}",
+        f"{first.fix}; and {second.fix}",
+        partial(altered, stage, tuple(labels), alter),
+    )
 
 
 def scaled_rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:

@@ -18,6 +18,9 @@ class Wrong(NamedTuple):
     cotangent: Any
     detail: str
     fix: str
+    tier: int = (
+        0  # 0: the operation's own numbers; 1: another value for an operand; 2: for what a derivative is taken at
+    )
 
 
 class View(NamedTuple):

@@ -24,7 +24,8 @@ from fundamentals.gradcheck.operators import wrong_composites
 from fundamentals.gradcheck.report import Cause
 from fundamentals.gradcheck.scenes import Scene, Stage, Tangents
 from fundamentals.gradcheck.structural import gathered_places
-from fundamentals.gradcheck.sweep import Edge, is_inexact
+from fundamentals.gradcheck.sweep import Edge, is_complex, is_inexact
+from fundamentals.gradcheck.view import Wrong
 from fundamentals.program import line
 
 SUBSTITUTIONS = 400  # of values by other values that are tried
@@ -43,7 +44,7 @@ def detours(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[in
                 continue
             if not np.any(tangents.values[variable][rows]):
                 continue
-            p = (tangents.values[variable] - tangents.values[source])[rows] @ np.ravel(c)
+            p = tangents.of(variable, rows, c) - tangents.of(source, rows, c)
             if np.linalg.norm(p - r) <= FITS * np.linalg.norm(r):
                 yield Hypothesis(
                     Cause.EXTRA_FACTOR,
@@ -69,20 +70,29 @@ def composites(
     r = target(scene, tangents)[rows]
     uses = {stage.variable(edge): edge for edge in edges}
     for variable, edge in uses.items():
-        for result in scene.sweep.outputs:
-            for wrong in wrong_composites(stage.view(scene, edge), result):
+        for result, wrongs in _composites(stage, scene, variable, edge):
+            for wrong in wrongs:
                 p = moved(stage, tangents, edge, wrong.cotangent - scene.sweep.cotangents[edge], rows)
-                if (
-                    variable is not result
-                    and (wrong.tier > 0) == (tier > 0)
-                    and np.linalg.norm(p - r) <= FITS * np.linalg.norm(r)
-                ):
+                if (wrong.tier > 0) == (tier > 0) and np.linalg.norm(p - r) <= FITS * np.linalg.norm(r):
                     yield Hypothesis(
                         wrong.cause,
                         f"in the backward pass of {stage.name(result)}, of {stage.name(variable)}: {wrong.detail}",
                         wrong.fix,
                         partial(altered, stage, (edge,), partial(_of_composite, result, wrong.label)),
                     )
+
+
+def _composites(stage: Stage, scene: Scene, variable: Any, edge: Edge) -> list[tuple[Any, list[Wrong]]]:
+    """Results that are a known function of a value, and what else its cotangent is made to be; found once."""
+    key = "composites", id(scene.probe), edge
+    if is_complex(variable):
+        return []
+    if key not in stage.pools:
+        view = stage.view(scene, edge)
+        every = ((v, wrong_composites(view, v)) for v in scene.sweep.outputs if not (v is variable or is_complex(v)))
+        stage.pools[key] = [(v, wrongs) for v, wrongs in every if wrongs]
+    found: list[tuple[Any, list[Wrong]]] = stage.pools[key]
+    return found
 
 
 def _of_composite(result: Any, label: str, view: Any, c: Any) -> Any:
@@ -97,13 +107,26 @@ def residuals(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[
     inputs = [v for v in stage.flat.jaxpr.jaxpr.invars if is_inexact(v)]
     results = [v for e in stage.flat.equations for v in e.outvars if stage.reach.get(v)]
     results = [v for v in results if stage.names[v] not in {stage.names[x] for x in inputs}]
-    swaps = [(v, x) for v in results for x in inputs if v.aval.size > 1 and _size(v) == _size(x)]
+    swaps = [
+        (v, x)
+        for v in results
+        for x in inputs
+        if v.aval.size > 1 and _size(v) == _size(x) and is_complex(v) == is_complex(x)
+    ]
 
     def fits(swap: tuple[tuple[Any, Any], ...]) -> bool:
         gradient = stage.remembered(swap, partial(_substituted, stage, swap))(scene)
         change = [gradient[i] - scene.probe.truth[i] for i in tangents.leaves]
         return bool(np.linalg.norm((tangents.seen(change) - r)[rows]) <= FITS * np.linalg.norm(r[rows]))
 
+    for v, x in _before_and_after(stage):
+        if fits(((v, x),)):
+            yield Hypothesis(
+                Cause.WRONG_OPERAND,
+                f"the backward pass uses {stage.name(x)} in place of {stage.name(v)}, wherever it does",
+                "use what the forward pass computed",
+                partial(_substituted, stage, ((v, x),)),
+            )
     pairs = [(a, b) for k, a in enumerate(swaps) for b in swaps[k + 1 :] if a[0] is not b[0] and a[1] is not b[1]]
     for swap in [*((a,) for a in swaps), *pairs][:SUBSTITUTIONS]:
         if fits(swap):
@@ -114,6 +137,20 @@ def residuals(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[
                 "use what the forward pass computed",
                 partial(_substituted, stage, swap),
             )
+
+
+def _before_and_after(stage: Stage) -> Iterator[tuple[Any, Any]]:
+    """Results and their operands, each in place of the other: an operation forgotten, or one too many."""
+    for equation in stage.flat.equations:
+        (result, *more) = equation.outvars
+        if more or not is_inexact(result) or result.aval.size < 2 or not stage.reach.get(result):
+            continue
+        for v in equation.invars:
+            if not isinstance(v, core.Literal) and is_inexact(v) and v.aval.shape == result.aval.shape:
+                if is_complex(v) != is_complex(result):
+                    continue
+                yield result, v
+                yield v, result
 
 
 def _size(variable: Any) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from fundamentals.gradcheck import fits
+from fundamentals.gradcheck.adjoints import applied_forward
 from fundamentals.gradcheck.axes import other_axes
 from fundamentals.gradcheck.bookkeeping import (
     assignments,
@@ -95,6 +96,24 @@ def _causes(problem: Problem, evidence: Evidence, wrong: list[int]) -> list[Diag
 def _by_contract(problem: Problem, evidence: Evidence, i: int) -> Diagnosis | None:
     """Causes that need no hypothesis."""
     path = problem.paths[i]
+    leaf = evidence.leaves[i]
+    if leaf.detail.startswith("in ") and ", it is " in leaf.detail:
+        return Diagnosis(
+            Cause.NONFINITE,
+            path,
+            f"d{path} is right in float64, but {leaf.detail}",
+            "write it so that nothing overflows on the way: sigmoid(x), not exp(x) / (1 + exp(x)); subtract the "
+            "maximum before exp; keep divisions away from 0",
+            True,
+        )
+    if leaf.detail.startswith("in ") and "its error is" in leaf.detail:
+        return Diagnosis(
+            Cause.PRECISION,
+            path,
+            f"d{path} is right in float64, but {leaf.detail}",
+            "look for differences of large numbers that are almost the same, and for sums in a narrow type",
+            True,
+        )
     if evidence.imprecise is not None and evidence.leaves[i].detail.startswith("rounded to"):
         place = evidence.imprecise.line
         return Diagnosis(
@@ -236,7 +255,7 @@ def _fresh(problem: Problem, evidence: Evidence, fit: Probe, seed: int) -> Probe
 SEARCHES: tuple[Callable[..., Iterator[Hypothesis]], ...] = (
     *(paths, rules, factors, composites, loops, partial(pairs, simple=True), partial(rules, tier=1), leaf_factors),
     *(macros, partial(rules, tier=2), partial(composites, tier=1), scaled_rules, pairs, assignments, misread),
-    *(detours, reversed_order, of_variants, other_axes, rule_and_path, two_rules, residuals),
+    *(detours, reversed_order, of_variants, applied_forward, other_axes, rule_and_path, two_rules, residuals),
 )
 Found = Iterator[tuple[Diagnosis, set[int]]]
 

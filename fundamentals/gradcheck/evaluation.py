@@ -10,7 +10,7 @@ import numpy as np
 
 from fundamentals.gradcheck.contract import called
 from fundamentals.gradcheck.differences import slope
-from fundamentals.gradcheck.precision import is_key
+from fundamentals.gradcheck.precision import is_key, wide
 from fundamentals.program import Program
 
 FORWARD = 4096  # entries up to which forward mode takes the place of reverse mode
@@ -132,6 +132,21 @@ def compile_manual(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(leaves: list[Any], dy: list[Any]) -> Any:
         with precisely():
             return jax.tree.map(np.asarray, compiled(*leaves, *dy))
+
+    return call
+
+
+def compile_as_called(
+    function: Callable[..., Any], leaves: list[Any], outputs: list[Any]
+) -> Callable[[list[Any]], list[Any]]:
+    """dy → what a function of (leaves, dy) returns at the caller's own arguments, in their types, as float64."""
+    compiled = jax.jit(function)
+
+    def call(dy: list[Any]) -> list[Any]:
+        with jax.debug_nans(False), jax.debug_infs(False), jax.transfer_guard("allow"):
+            cotangents = [jnp.asarray(d, y.dtype) for d, y in zip(dy, outputs, strict=True)]
+            found = [np.asarray(g) for g in compiled(leaves, cotangents)]
+        return [g.astype(wide(g.dtype)) for g in found]
 
     return call
 

@@ -39,8 +39,7 @@ def target(scene: Scene, tangents: Tangents) -> Any:
 
 def moved(stage: Stage, tangents: Tangents, edge: Edge, change: Any, rows: Any) -> Any:
     """What a change at an edge makes of the gradient, along the directions."""
-    variable = stage.variable(edge)
-    return tangents.values[variable][rows] @ np.ravel(change)
+    return tangents.of(stage.variable(edge), rows, change)
 
 
 def within_reach(stage: Stage, tangents: Tangents, left: list[int]) -> tuple[Any, list[Edge]]:
@@ -95,7 +94,7 @@ def _values(stage: Stage, scene: Scene, tangents: Tangents, left: list[int]) -> 
             continue
         if not stage.reach.get(variable, frozenset()) >= set(left):
             continue
-        path = tangents.values[variable][rows] @ np.ravel(scene.sweep.outputs[variable])
+        path = tangents.of(variable, rows, scene.sweep.outputs[variable])
         norm = float(path @ path)
         change = float(path @ r) / norm if norm > 1e-24 * float(r @ r) else 0.0
         if not change or np.linalg.norm(r - change * path) > FITS * np.linalg.norm(r):
@@ -190,7 +189,7 @@ def rules(
     r = target(scene, tangents)[rows]
     found = []
     for edge in edges:
-        for wrong in wrong_cotangents(stage.view(scene, edge)):
+        for wrong in stage.wrongs(scene, edge):
             if wrong.tier != tier:
                 continue
             p = moved(stage, tangents, edge, wrong.cotangent - scene.sweep.cotangents[edge], rows)
@@ -201,7 +200,7 @@ def rules(
     for edge in edges if tier == 0 else ():  # both cases of a choice
         other = Edge(edge.equation, 3 - edge.operand)
         if stage.equation(edge).primitive.name == "select_n" and edge.operand == 1 and other in edges:
-            for wrong in wrong_cotangents(stage.view(scene, edge)):
+            for wrong in stage.wrongs(scene, edge):
                 yield rule_hypothesis(stage, (edge, other), wrong)
 
 

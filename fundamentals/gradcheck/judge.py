@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fundamentals.gradcheck import differences, kinks
+from fundamentals.gradcheck import differences, kinks, own_types
 from fundamentals.gradcheck.comparison import (
     Error,
     compare,
@@ -122,6 +122,7 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
     rounded = imprecise(problem, probes)
     undefined = [_where_undefined(problem, home, i, side) if home.truth else "" for i in range(count)]
     leaves, hidden = [], False
+    failed = own_types.failures(problem, home)
     for i in range(count):
         leaf = _verdict(
             problem, i, probes, [e[i] for e in errors if e], slopes[i], kink, ignores[i] or nonlinear[i], notes
@@ -133,6 +134,9 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
         if undefined[i] and leaf.verdict in (Verdict.PASS, Verdict.KINK):
             verdict = Verdict.WRONG if undefined[i].startswith("autodiff is not finite, and") else Verdict.INCONCLUSIVE
             leaf = leaf._replace(verdict=verdict, detail=undefined[i])
+        if i in failed and leaf.verdict in (Verdict.PASS, Verdict.KINK):
+            leaf = leaf._replace(verdict=failed[i].verdict, detail=failed[i].detail)
+            leaf = leaf._replace(relative_error=failed[i].error) if failed[i].error is not None else leaf
         slope = slopes[i]
         if slope is not None:
             leaf = leaf._replace(differences=slope.relative)

@@ -155,10 +155,10 @@ def _function_of(equation: Any) -> tuple[Callable[[Any, Any], Any], Callable[[An
         n = equation.params["y"]
 
         def derivative(x: Any, y: Any) -> Any:
-            return n * np.asarray(x, float) ** (n - 1)
+            return n * np.asarray(x, np.result_type(x, float)) ** (n - 1)
 
         def function(x: Any) -> Any:
-            return np.asarray(x, float) ** n
+            return np.asarray(x, np.result_type(x, float)) ** n
 
         return derivative, function
     return DERIVATIVES[name], _FUNCTIONS[name]
@@ -178,13 +178,14 @@ def wrong_derivatives(
     """Of y = f(x), entry by entry."""
     d = derivative(x, y)
     its = f"the derivative of {title}"
+    whole = Cause.MISSING_FACTOR if title == "sigmoid" else Cause.WRONG_OPERAND  # y (1 - y) without one of the two
     multiply, at_argument = f"multiply by {its}", f"take {its} at what goes into it"
     yield from (
         Wrong(label, cause, g * factor, its + detail, fix)
         for label, cause, factor, detail, fix in (
             ("1", Cause.MISSING_FACTOR, 1.0, " is left out: 1 in its place", multiply),
-            ("y", Cause.WRONG_OPERAND, y, f" is left out: {title} itself in its place", multiply),
-            ("1-y", Cause.WRONG_OPERAND, 1 - y, f" is left out: 1 less {title} in its place", multiply),
+            ("y", whole, y, f" is left out: {title} itself in its place", multiply),
+            ("1-y", whole, 1 - y, f" is left out: 1 less {title} in its place", multiply),
             ("d(y)", Cause.WRONG_OPERAND, derivative(y, function(y)), " is taken at its result", at_argument),
             ("d of x", Cause.WRONG_OPERAND, derivative(x, x), ", written in its result, is given its argument",
              f"put the result of {title} into the formula"),

@@ -27,7 +27,7 @@ def factors(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[in
     few = _entries(stage, left)  # a leaf of one entry is a multiple of anything
     for edge in edges:
         c = scene.sweep.cotangents[edge]
-        if c.size < 2:
+        if c.size < 2 or np.iscomplexobj(c):
             continue
         candidates = pool(stage, scene, c.shape)
         seen = tangents.values[stage.variable(edge)][rows] * np.ravel(c)
@@ -208,12 +208,12 @@ def macros(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int
         shape = result.aval.shape
         g = scene.sweep.outputs.get(result)
         sources = list(_sources(stage, result, left))
-        if g is None or not np.any(g) or not sources:
+        if g is None or not np.any(g) or np.iscomplexobj(g) or not sources:
             continue
         through = _through(stage, scene, result, g)
         for source, edge in sources:
             c = through.get(source)
-            if c is None or not np.any(c):
+            if c is None or not np.any(c) or np.iscomplexobj(c):
                 continue
             seen = tangents.values[source][rows]
             wanted = r + seen @ np.ravel(c)

@@ -18,11 +18,11 @@ from jax.extend import core
 from fundamentals.gradcheck.evaluation import precisely
 from fundamentals.gradcheck.fits import Known
 from fundamentals.gradcheck.naming import short, source
-from fundamentals.gradcheck.operators import DERIVATIVES
+from fundamentals.gradcheck.operators import DERIVATIVES, wrong_cotangents
 from fundamentals.gradcheck.rounding import Probe, ends_by_condition
 from fundamentals.gradcheck.subject import Problem
-from fundamentals.gradcheck.sweep import Edge, Sweep, compile_sweep, is_inexact
-from fundamentals.gradcheck.view import View
+from fundamentals.gradcheck.sweep import Edge, Sweep, compile_sweep, is_complex, is_inexact
+from fundamentals.gradcheck.view import View, Wrong
 from fundamentals.program import Program, evaluate, execute
 
 DIRECTIONS = 12
@@ -81,8 +81,7 @@ class Stage:
         if self.program is None:
             return
         jaxpr = self.flat.jaxpr.jaxpr
-        every = [*jaxpr.invars, *(v for e in jaxpr.eqns for v in e.outvars)]
-        if any(np.issubdtype(v.aval.dtype, np.complexfloating) for v in every if is_inexact(v)):
+        if any(np.issubdtype(problem.leaves[i].dtype, np.complexfloating) for i in problem.which):
             return
         if any(map(ends_by_condition, jaxpr.eqns)):
             self.program = None
@@ -128,6 +127,16 @@ class Stage:
         """An edge in a scene."""
         assert scene.swept is not None
         return View(self.flat, swept or scene.swept, edge, self.name, list(self.names))
+
+    def wrongs(self, scene: Scene, edge: Edge) -> list[Wrong]:
+        """What else the cotangent of an edge is made to be, found once."""
+        key = "wrongs", id(scene.probe), edge
+        if key not in self.pools:
+            equation = self.equation(edge)
+            real = not any(map(is_complex, [*equation.invars, *equation.outvars])) or equation.primitive.name == "fft"
+            self.pools[key] = wrong_cotangents(self.view(scene, edge)) if real else []
+        found: list[Wrong] = self.pools[key]
+        return found
 
     @property
     def flat(self) -> Program:
@@ -318,6 +327,10 @@ class Tangents(NamedTuple):
     leaves: list[int]
     directions: dict[int, Any]  # leaf → [K, *shape]
     values: dict[Any, Any]  # variable → [K · leaves, size]
+
+    def of(self, variable: Any, rows: Any, cotangent: Any) -> Any:
+        """What a cotangent of a value is worth along the directions; of a complex one its real part, as leaves are."""
+        return np.real(self.values[variable][rows] @ np.ravel(cotangent))
 
     def seen(self, change: list[Any]) -> Any:
         """A change of the gradient, along the directions: [K · leaves]."""

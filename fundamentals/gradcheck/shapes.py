@@ -42,6 +42,8 @@ def explain_shape(subject: Subject, refused: ShapeError) -> Diagnosis:
 
 def _explanations(path: str, evidence: _Evidence) -> Iterator[tuple[Cause, str, str]]:
     m, t = evidence.given, evidence.right
+    if m.size == t.size and alike(m.reshape(t.shape), t):
+        yield Cause.STRUCTURE, f"d{path} has the right numbers in another shape", f"d{path}.reshape({path}.shape)"
     for axes in _subsets(m.ndim):
         for keep in (False, True):
             if alike(m.sum(axes, keepdims=keep), t):
@@ -61,8 +63,6 @@ def _explanations(path: str, evidence: _Evidence) -> Iterator[tuple[Cause, str, 
             if alike(np.transpose(m, axes), t):
                 fix = f"d{path}.T" if m.ndim == 2 else f"d{path}.transpose({axes})"
                 yield Cause.TRANSPOSE, f"d{path} is transposed", fix
-        if alike(m.reshape(t.shape), t):
-            yield Cause.STRUCTURE, f"d{path} has the right numbers in another shape", f"d{path}.reshape({path}.shape)"
     for other, value in evidence.others.items():
         if alike(m, value):
             fix = "return the gradients in the order of the arguments"

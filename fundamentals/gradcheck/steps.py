@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.extend import core
 
 from fundamentals.gradcheck.hypotheses import Hypothesis, fan_out, literal, path_hypothesis, rule_hypothesis, scaled
-from fundamentals.gradcheck.operators import wrong_cotangents
 from fundamentals.gradcheck.precision import is_key
 from fundamentals.gradcheck.report import Cause
 from fundamentals.gradcheck.scenes import Scene, Stage, Tangents
@@ -26,8 +26,8 @@ STEPS = 64  # at most
 def loops(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
     """A path or a local rule in every step of a loop, or in every call of a helper; steps that keep the wrong state."""
     scene = scenes[0]
-    places = _places(stage)
-    kinds = _kinds(stage, places)
+    steps_of = places(stage)
+    kinds = _kinds(stage, steps_of)
     reached = set(stage.edges)
 
     def edges_of(numbers: Sequence[int]) -> list[tuple[Edge, ...]]:
@@ -37,7 +37,7 @@ def loops(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]
             g for g in every if reached.issuperset(g) and any(stage.reach[stage.variable(e)] & set(left) for e in g)
         ]
 
-    steps = sorted((g for numbers in places for g in edges_of(numbers)), key=lambda g: fan_out(stage, g[0]))
+    steps = sorted((g for numbers in steps_of for g in edges_of(numbers)), key=lambda g: fan_out(stage, g[0]))
     groups = steps + sorted((g for numbers in kinds for g in edges_of(numbers)), key=lambda g: fan_out(stage, g[0]))
     sizes, scalars = stage.numbers(scene)
 
@@ -61,16 +61,16 @@ def loops(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]
                 hypothesis._replace(cause=Cause.PATH_SCALE, detail=text, fix=f"multiply by {factor:.6g}"), group
             )
     yield from _overwritten(stage, steps)
-    yield from _shifted(stage, places, _chains(stage, places))
+    yield from _shifted(stage, steps_of, _chains(stage, steps_of))
     for group in groups:
-        for wrong in wrong_cotangents(stage.view(scene, group[-1])):
+        for wrong in stage.wrongs(scene, group[-1]):
             if not wrong.tier:
                 hypothesis = rule_hypothesis(stage, group, wrong)
                 gradient = stage.remembered((group, wrong.label), hypothesis.gradient)
                 yield in_all(hypothesis._replace(gradient=gradient), group)
 
 
-def _places(stage: Stage) -> list[tuple[int, ...]]:
+def places(stage: Stage) -> list[tuple[int, ...]]:
     """Equations, by number, that are the same place in every step."""
     groups = _alike(stage, site)
     # A helper that is called at several places of a step may have been traced at the first of them only.
@@ -83,10 +83,10 @@ def _places(stage: Stage) -> list[tuple[int, ...]]:
     return groups
 
 
-def _kinds(stage: Stage, places: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def _kinds(stage: Stage, steps: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Equations of the same line, and of the same kind wherever they are: the same mistake made several times."""
     groups = [*_alike(stage, line), *_alike(stage, lambda _: "anywhere")]
-    return [group for group in dict.fromkeys(groups) if group not in places]
+    return [group for group in dict.fromkeys(groups) if group not in steps]
 
 
 def _alike(stage: Stage, where: Callable[[Any], Any]) -> list[tuple[int, ...]]:
@@ -132,17 +132,17 @@ class _Chain(NamedTuple):
     taken: tuple[tuple[Edge, ...], ...]  # for each step the edges by which it takes what came before
 
 
-def _chains(stage: Stage, places: list[tuple[int, ...]]) -> list[_Chain]:
+def _chains(stage: Stage, steps: list[tuple[int, ...]]) -> list[_Chain]:
     """The state of each loop."""
     equations = stage.flat.equations
     makes: dict[Any, tuple[tuple[int, ...], int, int]] = {}  # result, number of steps → its place, step, which result
-    for numbers in places:
+    for numbers in steps:
         for step, i in enumerate(numbers):
             for k, v in enumerate(equations[i].outvars):
                 makes[v, len(numbers)] = (numbers, step, k)
     carried: dict[Any, list[list[Edge]]] = {}
     values: dict[Any, list[Any]] = {}
-    for numbers in places:
+    for numbers in steps:
         for operand in range(len(equations[numbers[0]].invars)):
             taken = [equations[i].invars[operand] for i in numbers]
             if any(isinstance(v, core.Literal) or not is_inexact(v) for v in taken):
@@ -170,14 +170,17 @@ _OTHER_STEPS: tuple[tuple[Callable[[int, int], int], str, str], ...] = (
 )
 
 
-def _shifted(stage: Stage, places: list[tuple[int, ...]], chains: list[_Chain]) -> Iterator[Hypothesis]:
+def _shifted(stage: Stage, steps: list[tuple[int, ...]], chains: list[_Chain]) -> Iterator[Hypothesis]:
     """Each step goes back with the state, or with something else, of another step.
 
     Either only what is multiplied by it is another's, or the whole step is gone through again from another state.
     """
 
-    def of_other(taken: Any, words: str, pick: Callable[[int, int], int], whole: bool) -> Callable[[Scene], Any]:
-        return stage.remembered((tuple(taken), words, whole), partial(_of_other_steps, stage, taken, pick, whole))
+    def of_other(
+        taken: Any, words: str, pick: Callable[[int, int], int], whole: bool, carried: Any = frozenset()
+    ) -> Callable[[Scene], Any]:
+        key = tuple(taken), words, whole, bool(carried)
+        return stage.remembered(key, partial(_of_other_steps, stage, taken, pick, whole, carried))
 
     together = [chains] if len(chains) > 1 else []
     for chosen in [*together, *([c] for c in chains)]:
@@ -198,40 +201,94 @@ def _shifted(stage: Stage, places: list[tuple[int, ...]], chains: list[_Chain]) 
                     of_other(taken, words, pick, whole),
                 )
     usable = {v for v in stage.names if not is_key(v.aval)}
-    states = {e for chain in chains for edges in chain.taken for e in edges}
-    for numbers in places:
+    carried = {e for chain in chains for edges in chain.taken for e in edges}
+    for numbers in steps:
         for operand in range(len(stage.flat.equations[numbers[0]].invars)):
-            edges = [Edge(i, operand) for i in numbers]
-            if states.intersection(edges) or any(isinstance(stage.variable(e), core.Literal) for e in edges):
+            edges = tuple((Edge(i, operand),) for i in numbers)
+            operands = [stage.flat.equations[i].invars[operand] for i in numbers]
+            if any(isinstance(v, core.Literal) for v in operands) or carried.intersection(e for (e,) in edges):
                 continue
-            values = [stage.variable(e) for e in edges]
-            if len(set(values)) < len(values) or not usable.issuperset(values):
-                continue
-            for pick, words, fix in _OTHER_STEPS:
+            own = next((c for c in chains if tuple(operands) == c.values[1:]), None)
+            if own is not None:  # the state that a step makes, where it uses that itself
                 yield Hypothesis(
                     Cause.WRONG_OPERAND,
-                    f"in the backward pass of {stage.place(edges[0])}: every step uses what {words} kept",
-                    fix,
-                    of_other([(tuple((e,) for e in edges), tuple(values))], words, pick, False),
+                    f"in the backward pass of {stage.place(edges[0][0])}: off by one; the state before each step "
+                    "stands for the state after it",
+                    "use h[t], the state that the step made",
+                    of_other([(edges, own.values)], "before", lambda k, n: k, False),
                 )
+                continue
+            if len(set(operands)) < len(operands) or not usable.issuperset(operands):
+                continue
+            for pick, words, fix in _OTHER_STEPS:
+                for whole in (False, True):
+                    yield Hypothesis(
+                        Cause.WRONG_OPERAND,
+                        f"in the backward pass of {stage.place(edges[0][0])}: every step uses what {words} kept",
+                        fix,
+                        of_other([(edges, _sequence(stage, operands))], words, pick, whole, carried=carried),
+                    )
+
+
+class _Item(NamedTuple):
+    """One item of a sequence, which no step may have taken."""
+
+    of: Any
+    axis: int
+    place: int
+
+
+def _sequence(stage: Stage, values: list[Any]) -> tuple[Any, ...]:
+    """What steps take; of a sequence that is sliced, item by item, also the items before and after these."""
+    slices = []
+    for v in values:
+        equation = stage.flat.equations[stage.maker[v]] if v in stage.maker else None
+        while equation is not None and equation.primitive.name in ("squeeze", "reshape"):
+            source = equation.invars[0]
+            equation = stage.flat.equations[stage.maker[source]] if source in stage.maker else None
+        if equation is None or equation.primitive.name != "slice":
+            return tuple(values)
+        slices.append(equation)
+    of = slices[0].invars[0]
+    starts = [e.params["start_indices"] for e in slices]
+    moving = [axis for axis in range(of.aval.ndim) if len({s[axis] for s in starts}) > 1]
+    if any(e.invars[0] is not of for e in slices) or len(moving) != 1:
+        return tuple(values)
+    (axis,) = moving
+    return tuple(_Item(of, axis, s[axis]) for s in starts)
 
 
 def _of_other_steps(
-    stage: Stage, taken: Sequence[tuple[Any, Any]], pick: Callable[[int, int], int], whole: bool, scene: Scene
+    stage: Stage,
+    taken: Sequence[tuple[Any, Any]],
+    pick: Callable[[int, int], int],
+    whole: bool,
+    carried: set[Edge],
+    scene: Scene,
 ) -> Sequence[Any]:
     """taken: for each step the edges at which it takes something; and what there is to take. whole: what is computed
-    from that follows; otherwise all other uses are of what the forward pass made.
+    from that in the step follows, but for what is carried to the next; otherwise all other uses are of what the forward
+    pass made.
     """
     known = scene.sweep.values
-    every = {e: known[v] for v, edges in stage.edges_of.items() for e in edges}
     others: dict[Edge, Any] = {}
-    for _, values in taken:
-        for v in values:
-            others |= dict.fromkeys(stage.edges_of.get(v, []), known[v])
     if not whole:
-        others = every
-    for steps, values in taken:
-        for k, edges in enumerate(steps):
-            place = min(max(pick(k, len(steps)), 0), len(values) - 1)
-            others |= dict.fromkeys(edges, known[values[place]])
+        others = {e: known[v] for v, edges in stage.edges_of.items() for e in edges}
+    else:
+        others = {e: known[stage.variable(e)] for e in carried}
+        for _, values in taken:
+            for v in values:
+                if not isinstance(v, _Item):
+                    others |= dict.fromkeys(stage.edges_of.get(v, []), known[v])
+    for edges_of_steps, values in taken:
+        for k, edges in enumerate(edges_of_steps):
+            place = min(max(pick(k, len(edges_of_steps)), 0), len(values) - 1)
+            value = values[place]
+            if isinstance(value, _Item):
+                value = values[k]
+                at = value.place + (pick(k, len(values)) - k) * (values[1].place - values[0].place)
+                at = min(max(at, 0), value.of.aval.shape[value.axis] - 1)
+                others |= dict.fromkeys(edges, np.take(known[value.of], at, value.axis))
+            else:
+                others |= dict.fromkeys(edges, known[value])
     return stage.substituted(scene, others)

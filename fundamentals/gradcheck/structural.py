@@ -282,6 +282,54 @@ def _cumulative(view: View) -> Iterator[Wrong]:
         )
 
 
+def _cholesky(view: View) -> Iterator[Wrong]:
+    """dA = ½ (S + Sᵀ), S = l⁻ᵀ Φ(lᵀ dl) l⁻¹: Φ is the lower triangle with half the diagonal (Murray 2016, eq. 10)."""
+    l, g = view.swept.values[view.equation.outvars[0]], np.tril(view.g)  # noqa: E741
+    if l.ndim != 2:
+        return
+    inner, inverse = l.T @ g, np.linalg.inv(l)
+    lower = np.tril(inner, -1)
+    half = lower + np.diag(np.diag(inner)) / 2
+
+    def made(left: Any, middle: Any, right: Any) -> Any:
+        s = left @ middle @ right
+        return (s + s.T) / 2
+
+    for label, cause, wrong, detail, fix in (
+        ("diagonal", Cause.PATH_SCALE, made(inverse.T, lower + np.diag(np.diag(inner)), inverse),
+         "the diagonal of Φ(lᵀ dl) is not halved", "halve it"),
+        ("no diagonal", Cause.MISSING_PATH, made(inverse.T, lower, inverse),
+         "the diagonal of Φ(lᵀ dl) is left out", "take half of it"),
+        ("no triangle", Cause.MISSING_FACTOR, made(inverse.T, inner / 2, inverse),
+         "Φ, the lower triangle, is left out", "take the lower triangle of lᵀ dl, with half the diagonal"),
+        ("sides", Cause.TRANSPOSE, made(inverse, half, inverse.T),
+         "l⁻¹ stands on the left, and l⁻ᵀ on the right", "l⁻ᵀ Φ(lᵀ dl) l⁻¹"),
+        ("inner", Cause.TRANSPOSE, made(inverse.T, np.tril(l @ g) - np.diag(np.diag(l @ g)) / 2, inverse),
+         "l dl stands for lᵀ dl", "Φ(lᵀ dl)"),
+        ("not symmetric", Cause.MISSING_PATH, inverse.T @ half @ inverse,
+         "the gradient is not made symmetric", "½ (S + Sᵀ), as A is symmetric"),
+        ("doubled", Cause.DOUBLED_PATH, 2 * made(inverse.T, half, inverse),
+         "S + Sᵀ is not halved", "½ (S + Sᵀ)"),
+    ):  # fmt: skip
+        yield Wrong(label, cause, wrong, detail, fix)
+
+
+def _fft(view: View) -> Iterator[Wrong]:
+    """Of real signals: dx = Re Σ_k dy_k e^(−iωk), of which an inverse transform takes all but the first twice."""
+    x, kind = view.operands[0], view.equation.params["fft_type"]
+    lengths = view.equation.params["fft_lengths"]
+    size = math.prod(lengths)
+    if kind == jax.lax.FftType.RFFT and len(lengths) == 1:
+        mirrored = np.fft.irfft(np.conj(view.g), x.shape[-1])
+        detail = "by the inverse transform, frequencies other than 0 count for their negatives, too"
+        fix = "Re Σ dy e^(−iωk): each frequency once"
+        yield Wrong("mirrored", Cause.DOUBLED_PATH, mirrored * size, detail, fix)
+        yield Wrong("mirrored/n", Cause.MISSING_FACTOR, mirrored, f"{detail}, and all are divided by {size}", fix)
+    for label, cause, factor in (("n", Cause.EXTRA_FACTOR, size), ("1/n", Cause.MISSING_FACTOR, 1 / size)):
+        detail = f"{'multiplied' if label == 'n' else 'divided'} by the length of the transform, {size}"
+        yield Wrong(label, cause, view.c * factor, detail, "the adjoint of the transform has no such factor")
+
+
 def _reshape(view: View) -> Iterator[Wrong]:
     x, g = view.operands[0], view.g
     yield Wrong(
@@ -330,8 +378,13 @@ def self_adjoint(view: View) -> Iterator[Wrong]:
     name = view.equation.primitive.name
     x, y = view.operands[view.edge.operand], view.equation.outvars[0].aval
     if (
-        name not in ("triangular_solve", "conv_general_dilated", "dynamic_slice", "rev", "fft", "reduce_window_sum")
+        name
+        not in (
+            *("triangular_solve", "conv_general_dilated", "dynamic_slice", "rev", "fft", "reduce_window_sum"),
+            "custom_linear_solve",
+        )
         or x.shape != y.shape
+        or (name == "custom_linear_solve" and view.edge.operand != len(view.equation.invars) - 1)
     ):
         return
     operands = view.operands
@@ -395,6 +448,8 @@ STRUCTURAL: dict[str, Callable[[View], Iterator[Wrong]]] = {
     "dot_general": _dot_general,
     "gather": _gather,
     "conv_general_dilated": _convolution,
+    "cholesky": _cholesky,
+    "fft": _fft,
     "cumsum": _cumulative,
     "reshape": _reshape,
     "transpose": _transpose,

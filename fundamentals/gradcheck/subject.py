@@ -18,6 +18,7 @@ from fundamentals.gradcheck.evaluation import (
     NUMERIC,
     as_function,
     call_manual,
+    compile_as_called,
     compile_manual,
     compile_numeric,
     compile_truth,
@@ -70,6 +71,8 @@ class Problem(NamedTuple):
     notes: tuple[str, ...]
     manual_function: Callable[..., Any]  # (leaves, dy) → gradient, to be differentiated
     value_function: Callable[..., Any]
+    as_called: Callable[[list[Any]], list[Any]] | None = None  # dy → the gradient in the types given, at the arguments
+    autodiff_as_called: Callable[[list[Any]], list[Any]] | None = None
 
 
 def prepare(subject: Subject) -> Problem:
@@ -132,6 +135,15 @@ def prepare(subject: Subject) -> Problem:
         gradient = _leaves_of(found, subject, args, names)
         same = jax.tree.leaves(subject.forward(*args)) if subject.forward else []
         return [gradient[i] for i in which], [jnp.asarray(same[i]) for i in floating] if same else []
+
+    def autodiff(leaves: Sequence[Any], dy: Sequence[Any]) -> list[Any]:
+        def restricted(*chosen: Any) -> list[Any]:
+            full = list(leaves)
+            for i, x in zip(which, chosen, strict=True):
+                full[i] = x
+            return value(*full)
+
+        return list(jax.vjp(restricted, *(leaves[i] for i in which))[1](list(dy)))
 
     dy_shapes = [jax.ShapeDtypeStruct(results[i].shape, results[i].dtype) for i in floating]
     manual_eager = inspect(manual, given, shapes, dy_shapes, [paths[i] for i in which], which)
@@ -207,6 +219,11 @@ def prepare(subject: Subject) -> Problem:
         manual_function,
         evaluate_value,
     )
+    if wrong is not None and not eager and program is not None:
+        problem = problem._replace(
+            as_called=compile_as_called(lambda leaves, dy: manual(leaves, dy)[0], given, dy_shapes),
+            autodiff_as_called=compile_as_called(autodiff, given, dy_shapes),
+        )
     if subject.forward is not None:
         _same_values(problem, run_manual)
     if problem.truth is None and sum(leaves[i].size for i in which) <= NUMERIC:

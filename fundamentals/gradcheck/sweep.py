@@ -173,5 +173,10 @@ def is_inexact(variable: Any) -> bool:
     return bool(jnp.issubdtype(variable.aval.dtype, jnp.inexact))
 
 
+def is_complex(variable: Any) -> bool:
+    """Whether a variable holds complex numbers."""
+    return bool(jnp.issubdtype(variable.aval.dtype, jnp.complexfloating))
+
+
 def _is_key(x: Any) -> bool:
     return bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))

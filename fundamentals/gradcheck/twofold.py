@@ -88,7 +88,7 @@ def rule_and_path(stage: Stage, scenes: list[Scene], tangents: Tangents, left: l
     sizes, scalars = stage.numbers(scene)
     edges = [e for e in stage.edges if stage.reach[stage.variable(e)] & set(left)]
     for edge in edges:
-        for wrong in wrong_cotangents(stage.view(scene, edge)):
+        for wrong in stage.wrongs(scene, edge):
             p = moved(stage, tangents, edge, wrong.cotangent - scene.sweep.cotangents[edge], rows)
             for other, path in columns:
                 norm = float(path @ path)
@@ -122,7 +122,7 @@ def two_rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[
     found: list[tuple[Edge, Any]] = []
     effects = []
     for edge in edges:
-        for wrong in wrong_cotangents(stage.view(scene, edge)):
+        for wrong in stage.wrongs(scene, edge):
             p = moved(stage, tangents, edge, wrong.cotangent - scene.sweep.cotangents[edge], rows)
             if np.any(p) and len(found) < PAIRED:
                 found.append((edge, wrong))
@@ -142,7 +142,7 @@ def two_rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[
         if len(stage.edges_of[variable]) != 1 or variable not in stage.maker:
             continue
         before = [e for e in edges if e.equation == stage.maker[variable]]
-        for wrong in wrong_cotangents(stage.view(scene, edge)):
+        for wrong in stage.wrongs(scene, edge):
             swept = scene.sweep._replace(outputs=scene.sweep.outputs | {variable: wrong.cotangent})
             for earlier in before:
                 for second in wrong_cotangents(stage.view(scene, earlier, swept)):
@@ -188,7 +188,7 @@ def scaled_rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: li
     for edge in edges:
         c = scene.sweep.cotangents[edge]
         paths = [(path_hypothesis(stage, (edge,), a, sizes, scalars), a * c) for a in (0.0, 2.0, -1.0)]
-        rules = [(rule_hypothesis(stage, (edge,), w), w.cotangent) for w in wrong_cotangents(stage.view(scene, edge))]
+        rules = [(rule_hypothesis(stage, (edge,), w), w.cotangent) for w in stage.wrongs(scene, edge)]
         for hypothesis, cotangent in [*rules, *paths]:
             found = multiple(edge, cotangent)
             if found is not None and found[1] is not None:

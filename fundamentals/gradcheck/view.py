@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fundamentals.gradcheck.report import Cause
-from fundamentals.gradcheck.sweep import Edge, Sweep, is_inexact
+from fundamentals.gradcheck.sweep import Edge, Sweep, is_complex, is_inexact
 from fundamentals.program import Program, read
 
 
@@ -61,7 +61,7 @@ class View(NamedTuple):
     def others(self, variable: Any) -> Iterator[tuple[str, Any]]:
         """Other floating variables of the same shape."""
         for v in self.substitutes:
-            if v is not variable and v.aval.shape == variable.aval.shape and is_inexact(v):
+            if v is not variable and v.aval.shape == variable.aval.shape and is_inexact(v) and not is_complex(v):
                 yield self.name(v), self.swept.values[v]
 
     def replaced(self, variable: Any, how: str) -> Iterator[tuple[str, Any, Cause, str, str]]:
@@ -69,7 +69,7 @@ class View(NamedTuple):
         its = self.name(variable)
         terms = self._terms(variable)
         for v in self.substitutes:
-            if v is variable or v.aval.shape != variable.aval.shape or not is_inexact(v):
+            if v is variable or v.aval.shape != variable.aval.shape or not is_inexact(v) or is_complex(v):
                 continue
             name, value = self.name(v), self.swept.values[v]
             if any(v is term for term in terms) and v not in self.program.jaxpr.jaxpr.invars:

@@ -86,6 +86,7 @@ def _gradient(stage: Stage, maps: tuple[_Map, ...], scene: Scene) -> Sequence[An
 def _change(stage: Stage, scene: Scene, each: _Map, g: Any) -> Any:
     """J g − Jᵀ g."""
     known = scene.sweep.values
+    stage.heed_time()
 
     def apply(x: Any) -> Any:
         values = {each.source: x}

@@ -61,6 +61,7 @@ def other_axes(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list
             for other in _subsets(len(shape)):
                 if other == axes or math.prod(shape[k] for k in other) == 1 or tried >= VARIANTS:
                     continue
+                stage.heed_time()
                 variant = partial(_evaluated, stage, chosen, axes, other)
                 try:
                     with precisely():

@@ -1,5 +1,6 @@
 """Mistakes in the order and the bookkeeping of a backward pass: what is assigned, sent on, read or kept wrongly."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from fundamentals.gradcheck.sweep import Edge, is_complex, is_inexact
 from fundamentals.gradcheck.view import Wrong
 from fundamentals.program import line
 
+VARIANTS = 12  # of the function, each of which is compiled
 SUBSTITUTIONS = 400  # of values by other values that are tried
 
 
@@ -88,6 +90,7 @@ def _composites(stage: Stage, scene: Scene, variable: Any, edge: Edge) -> list[t
     if is_complex(variable):
         return []
     if key not in stage.pools:
+        stage.heed_time()
         view = stage.view(scene, edge)
         every = ((v, wrong_composites(view, v)) for v in scene.sweep.outputs if not (v is variable or is_complex(v)))
         stage.pools[key] = [(v, wrongs) for v, wrongs in every if wrongs]
@@ -304,7 +307,8 @@ def _of_variant(stage: Stage, variant: variants.Variant, scene: Scene) -> Sequen
 
 def of_variants(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
     """The gradient of a function that differs a little."""
-    for variant in variants.of(stage.flat, scenes[0].sweep, stage.name):
+    for variant in itertools.islice(variants.of(stage.flat, scenes[0].sweep, stage.name), VARIANTS):
+        stage.heed_time()
         yield Hypothesis(
             Cause.OTHER_FORWARD,
             variant.detail,

@@ -16,6 +16,8 @@ from fundamentals.gradcheck.probes import polish
 from fundamentals.gradcheck.report import Cause, Diagnosis, Leaf, Report, Verdict
 from fundamentals.gradcheck.subject import Problem, Subject, prepare
 
+SECONDS = {"fast": 20.0, "full": 120.0}  # that the cause of a mistake is looked for, once it is known to be one
+
 
 def check_vjp(
     primal: Callable[..., Any],
@@ -38,7 +40,7 @@ def check_vjp(
           symmetry of theirs; or these points themselves, a list of tuples of arguments; 2.
         order: 2 to check the derivative of the backward pass as well.
         kinks: "classify" (a convention at a kink passes) or "strict" (it fails).
-        budget: "fast" or "full" (more points and directions).
+        budget: "fast" or "full" (more points and directions, and more time to look for causes).
         diagnose: whether to look for the cause of what is wrong; True.
 
     Returns:
@@ -175,7 +177,7 @@ def _check(subject: Subject, given: dict[str, Any]) -> Report:
         return _refusal(subject, refused.diagnosis, strict)
     diagnoses: tuple[Diagnosis, ...] = ()
     if options.diagnose:
-        diagnoses = _explained(problem, evidence)
+        diagnoses = _explained(problem, evidence, options)
     leaves = evidence.leaves
     notes = evidence.notes
     wrong = any(leaf.verdict is Verdict.WRONG for leaf in leaves)
@@ -200,10 +202,10 @@ def _judged(problem: Problem, options: Options, others: list[list[Any]]) -> Evid
         raise breach("the function or its gradient, at another point,", error) from error
 
 
-def _explained(problem: Problem, evidence: Evidence) -> tuple[Diagnosis, ...]:
+def _explained(problem: Problem, evidence: Evidence, options: Options) -> tuple[Diagnosis, ...]:
     """The causes; where looking for them fails, as in programs that cannot be differentiated in reverse, none."""
     try:
-        return tuple(diagnosis.explain(problem, evidence))
+        return tuple(diagnosis.explain(problem, evidence, SECONDS[options.budget]))
     except Exception as error:
         wrong = ", ".join(leaf.path for leaf in evidence.leaves if leaf.verdict is Verdict.WRONG)
         text = " ".join(str(error).split())[:120]

@@ -17,6 +17,8 @@ Paths and rules are places of the program of the function itself, so functions t
 as well as known ones, with the line where they are written.
 """
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -45,7 +47,7 @@ from fundamentals.gradcheck.probes import cotangents, nudge, perturb, polish
 from fundamentals.gradcheck.products import factors, leaf_factors, macros
 from fundamentals.gradcheck.report import Cause, Diagnosis, Verdict
 from fundamentals.gradcheck.rounding import Probe
-from fundamentals.gradcheck.scenes import Scene, Stage
+from fundamentals.gradcheck.scenes import OutOfTimeError, Scene, Stage
 from fundamentals.gradcheck.steps import loops
 from fundamentals.gradcheck.subject import Problem
 from fundamentals.gradcheck.sweep import Edge, is_inexact
@@ -56,8 +58,8 @@ FRESH = 2  # points at which an explanation has to hold too
 ENTRIES = 200_000  # of all arguments together, beyond which only leaves by themselves are explained
 
 
-def explain(problem: Problem, evidence: Evidence) -> list[Diagnosis]:
-    """The causes of what is wrong, one or more for each wrong leaf."""
+def explain(problem: Problem, evidence: Evidence, seconds: float) -> list[Diagnosis]:
+    """The causes of what is wrong, one or more for each wrong leaf. seconds: after which no further ones are tried."""
     wrong = [
         i
         for i, leaf in enumerate(evidence.leaves)
@@ -66,10 +68,10 @@ def explain(problem: Problem, evidence: Evidence) -> list[Diagnosis]:
     if not wrong:
         return []
     with np.errstate(all="ignore"):
-        return _causes(problem, evidence, wrong)
+        return _causes(problem, evidence, wrong, seconds)
 
 
-def _causes(problem: Problem, evidence: Evidence, wrong: list[int]) -> list[Diagnosis]:
+def _causes(problem: Problem, evidence: Evidence, wrong: list[int], seconds: float) -> list[Diagnosis]:
     found: dict[int, Diagnosis] = {}
     for i in wrong:
         diagnosis = _by_contract(problem, evidence, i)
@@ -78,7 +80,7 @@ def _causes(problem: Problem, evidence: Evidence, wrong: list[int]) -> list[Diag
     rest = [i for i in wrong if i not in found]
     more: list[Diagnosis] = []
     if rest and evidence.probes and evidence.probes[0].truth:
-        more = _explained(problem, evidence, rest)
+        more = _explained(problem, evidence, rest, seconds)
     elif rest:
         more = [
             Diagnosis(
@@ -178,7 +180,7 @@ def _integers(problem: Problem, probe: Probe) -> dict[str, Any]:
     }
 
 
-def _explained(problem: Problem, evidence: Evidence, wrong: list[int]) -> list[Diagnosis]:
+def _explained(problem: Problem, evidence: Evidence, wrong: list[int], seconds: float) -> list[Diagnosis]:
     entries = sum(problem.leaves[i].size for i in problem.which)
     stage = Stage(problem if entries <= ENTRIES and not problem.numeric else problem._replace(program=None))
     fit = _worst_probe(evidence, wrong)
@@ -187,7 +189,7 @@ def _explained(problem: Problem, evidence: Evidence, wrong: list[int]) -> list[D
     searches = [
         lambda left: _leaf_fits(stage, scenes, left),
         lambda left: _conjugates(stage, scenes, left),
-        lambda left: _edges(stage, scenes, left),
+        lambda left: _edges(stage, scenes, left, seconds),
         lambda left: _remaining_fits(stage, scenes, left, problem),
     ]
     left, found = list(wrong), []
@@ -327,7 +329,7 @@ def _confirmed(stage: Stage, scenes: list[Scene], leaf: int, generate: Any, tens
     return None
 
 
-def _edges(stage: Stage, scenes: list[Scene], left: list[int]) -> Found:
+def _edges(stage: Stage, scenes: list[Scene], left: list[int], seconds: float) -> Found:
     """Paths and local rules, for all wrong leaves at once, then for each."""
     if not stage.edges or any(not np.all(np.isfinite(scenes[0].probe.manual[i])) for i in left):
         return
@@ -336,17 +338,24 @@ def _edges(stage: Stage, scenes: list[Scene], left: list[int]) -> Found:
     tangents = stage.tangents(scenes[0], watched)
     targets = [left, *([i] for i in left)] if len(left) > 1 else [left]
     done: set[int] = set()
-    for wrong in targets:
+    end = time.monotonic() + seconds
+    for k, wrong in enumerate(targets):
         if done.issuperset(wrong):
             continue
         wrong = [i for i in wrong if i not in done]
+        rest = end - time.monotonic()  # half of it for all together
+        stage.deadline = time.monotonic() + rest / (2 if k == 0 and len(targets) > 1 else len(targets) - k)
         for search in SEARCHES:
-            hypothesis = next(holding(stage, scenes, wrong, search(stage, scenes, tangents, wrong)), None)
+            try:
+                hypothesis = next(holding(stage, scenes, wrong, search(stage, scenes, tangents, wrong)), None)
+            except OutOfTimeError:
+                break
             if hypothesis is not None:
                 names = ", ".join(stage.problem.paths[i] for i in wrong)
                 yield Diagnosis(hypothesis.cause, names, hypothesis.detail, hypothesis.fix, True), set(wrong)
                 done |= set(wrong)
                 break
+    stage.deadline = math.inf
 
 
 def _remaining_fits(stage: Stage, scenes: list[Scene], left: list[int], problem: Problem) -> Found:
@@ -492,4 +501,6 @@ def _unexplained(stage: Stage, scene: Scene, wrong: list[int], leaf: int) -> Dia
         f"d{path} is wrong, most at {list(map(int, largest))}: {np.real(m[largest]):.6g} for "
         f"{np.real(t[largest]):.6g}; no single mistake that is known gives this"
     )
+    if stage.stopped:
+        hints.append('the search was stopped before its end, as it took long: budget="full" lets it take longer')
     return Diagnosis(Cause.UNEXPLAINED, path, ". ".join([text, *hints]), "", False)

@@ -58,6 +58,10 @@ class Pool(NamedTuple):
     factors: list[Factor]
     values: Any  # [factors, size]
 
+    def first(self, count: int) -> "Pool":
+        """Some of them: where there are many places to ask about, the plain ones at each."""
+        return Pool(self.factors[:count], self.values[:count])
+
 
 def pool(stage: Stage, scene: Scene, shape: tuple[int, ...]) -> Pool:
     """Those that can be broadcast to a shape, finite and not constant, no two the same."""
@@ -79,7 +83,7 @@ def value_of(stage: Stage, scene: Scene, factor: Factor, shape: tuple[int, ...])
 
 
 def _pool(stage: Stage, scene: Scene, shape: tuple[int, ...]) -> Pool:
-    factors, rows = [], []
+    found: list[list[tuple[Factor, Any]]] = [[] for _ in _POWERS]  # by power, so that the plain ones come first
     seen: set[bytes] = set()
     size = int(np.prod(shape))
     for name, (value, divides, mask) in _tensors(stage, scene).items():
@@ -96,15 +100,14 @@ def _pool(stage: Stage, scene: Scene, shape: tuple[int, ...]) -> Pool:
         if digest in seen:
             continue
         seen.add(digest)
-        for power in _POWERS[:1] if mask or not np.all(flat) or np.ptp(np.abs(flat)) == 0 else _POWERS:
+        plain = mask or not np.all(flat) or np.ptp(np.abs(flat)) == 0
+        for k, power in enumerate(_POWERS[:1] if plain else _POWERS):
             with np.errstate(all="ignore"):
                 raised = flat**power
             if np.all(np.isfinite(raised)):
-                factors.append(Factor(name, power, divides, mask))
-                rows.append(raised)
-        if len(rows) >= ROWS or len(rows) * size >= ENTRIES:
-            break
-    return Pool(factors, np.stack(rows) if rows else np.zeros((0, size)))
+                found[k].append((Factor(name, power, divides, mask), raised))
+    every = [pair for pairs in found for pair in pairs][: min(ROWS, ENTRIES // max(size, 1))]
+    return Pool([f for f, _ in every], np.stack([x for _, x in every]) if every else np.zeros((0, size)))
 
 
 def _tensors(stage: Stage, scene: Scene) -> dict[str, tuple[Any, bool, bool]]:

@@ -16,6 +16,9 @@ from fundamentals.gradcheck.report import Cause
 from fundamentals.gradcheck.scenes import Scene, Stage, Tangents
 from fundamentals.gradcheck.sweep import Edge, is_inexact
 
+ASKED = 100_000  # factors, at all places together
+NEAR = 24  # equations between two values of which one is a function of the other
+
 
 def factors(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
     """One path times a tensor of the forward pass, and perhaps a number that has a name."""
@@ -29,9 +32,9 @@ def factors(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[in
         c = scene.sweep.cotangents[edge]
         if c.size < 2 or np.iscomplexobj(c):
             continue
-        candidates = pool(stage, scene, c.shape)
+        candidates = pool(stage, scene, c.shape).first(ASKED // len(edges))
         seen = tangents.values[stage.variable(edge)][rows] * np.ravel(c)
-        for factor, number in _matches(candidates, seen, r + seen.sum(1)):
+        for factor, number in _matches(stage, candidates, seen, r + seen.sum(1)):
             if near(number, 1):
                 yield _path_times(stage, edge, factor, 1.0, None)
             elif few > 2:
@@ -45,8 +48,9 @@ def _entries(stage: Stage, left: list[int]) -> int:
     return sum(stage.problem.leaves[stage.problem.which[i]].size for i in left)
 
 
-def _matches(candidates: Pool, seen: Any, wanted: Any) -> list[tuple[Factor, float]]:
+def _matches(stage: Stage, candidates: Pool, seen: Any, wanted: Any) -> list[tuple[Factor, float]]:
     """Factors, and numbers, that make of what is seen entry by entry, [rows, size], what is wanted, [rows]."""
+    stage.heed_time()
     made = candidates.values @ seen.T  # [factors, rows]
     square = np.einsum("fr,fr->f", made, made)
     size = float(np.linalg.norm(wanted))
@@ -204,6 +208,7 @@ def macros(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int
     numbers = stage.numbers(scene)
     few = _entries(stage, left)
     found: list[Hypothesis] = []
+    asked = 0
     for result in _results(stage, left):
         shape = result.aval.shape
         g = scene.sweep.outputs.get(result)
@@ -232,7 +237,9 @@ def macros(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int
                             if alike(c, formula(scene.sweep.values[result], g, k).reshape(c.shape))
                         ]
                         yield _formula(stage, source, result, edge, name, axis, own)
-            for factor, number in _matches(pool(stage, scene, shape), seen * np.ravel(g), wanted):
+            candidates = pool(stage, scene, shape).first(ASKED - asked)
+            asked += len(candidates.factors)
+            for factor, number in _matches(stage, candidates, seen * np.ravel(g), wanted):
                 if near(number, 1) or (few > 2 and name_number(number, *numbers) is not None):
                     found.append(_macro(stage, source, result, edge, factor, number))
     yield from found
@@ -254,7 +261,7 @@ def _sources(stage: Stage, result: Any, left: list[int]) -> Iterator[tuple[Any, 
     for source, edges in stage.edges_of.items():
         if (
             source.aval.shape == result.aval.shape
-            and edges[0].equation < made
+            and made - NEAR <= edges[0].equation < made
             and stage.reach.get(source, frozenset()) >= set(left)
             and not any(v is source for v in direct)
         ):

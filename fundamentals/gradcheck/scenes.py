@@ -7,6 +7,8 @@ fits is then evaluated in full, there and at fresh points.
 """
 
 import linecache
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -51,6 +53,10 @@ def title(equation: Any) -> str:
     return _TITLES.get(name, name)
 
 
+class OutOfTimeError(Exception):
+    """The search for causes took longer than it may."""
+
+
 class Scene(NamedTuple):
     """A probe with the reverse sweep at it."""
 
@@ -77,6 +83,8 @@ class Stage:
         self.edges_of: dict[Any, list[Edge]] = {}  # every use of a floating value
         self.pools: dict[Any, Any] = {}
         self._memory: dict[Any, Any] = {}
+        self.deadline = math.inf
+        self.stopped = False
         self.sweeper: Callable[..., Sweep] | None = None
         if self.program is None:
             return
@@ -115,6 +123,7 @@ class Stage:
             additions: Mapping[Edge, Any], gates: Mapping[Edge, float] = {}, others: Mapping[Edge, Any] = {}
         ) -> Sweep:
             assert self.sweeper is not None
+            self.heed_time()
             with precisely():
                 return self.sweeper(probe.leaves, probe.dy, additions, gates, others)
 
@@ -128,8 +137,15 @@ class Stage:
         assert scene.swept is not None
         return View(self.flat, swept or scene.swept, edge, self.name, list(self.names))
 
+    def heed_time(self) -> None:
+        """Called wherever a search takes long."""
+        if time.monotonic() > self.deadline:
+            self.stopped = True
+            raise OutOfTimeError
+
     def wrongs(self, scene: Scene, edge: Edge) -> list[Wrong]:
         """What else the cotangent of an edge is made to be, found once."""
+        self.heed_time()
         key = "wrongs", id(scene.probe), edge
         if key not in self.pools:
             equation = self.equation(edge)

@@ -27,7 +27,7 @@ from fundamentals.gradcheck.report import Cause
 from fundamentals.gradcheck.scenes import Scene, Stage, Tangents
 from fundamentals.gradcheck.sweep import Edge
 
-PAIRED = 4_000  # rules, of which pairs are tried
+PAIRED = 1_500  # rules, of which pairs are tried
 
 
 def _columns(stage: Stage, scene: Scene, tangents: Tangents, left: list[int]) -> tuple[Any, list[tuple[Edge, Any]]]:
@@ -86,16 +86,21 @@ def rule_and_path(stage: Stage, scenes: list[Scene], tangents: Tangents, left: l
     r, columns = _columns(stage, scene, tangents, left)
     size = float(np.linalg.norm(r))
     sizes, scalars = stage.numbers(scene)
+    if not columns:
+        return
     edges = [e for e in stage.edges if stage.reach[stage.variable(e)] & set(left)]
+    paths = np.stack([path for _, path in columns])
+    norms = np.einsum("pr,pr->p", paths, paths)
     for edge in edges:
         for wrong in stage.wrongs(scene, edge):
             p = moved(stage, tangents, edge, wrong.cotangent - scene.sweep.cotangents[edge], rows)
-            for other, path in columns:
-                norm = float(path @ path)
-                change = float(path @ (r - p)) / norm
-                if np.linalg.norm(r - p - change * path) > FITS * size or other == edge:
+            changes = paths @ (r - p) / norms
+            left_over = np.linalg.norm(r - p - changes[:, None] * paths, axis=1)
+            for k in np.flatnonzero(left_over <= FITS * size):
+                other = columns[k][0]
+                if other == edge:
                     continue
-                number = 1 + change
+                number = 1 + float(changes[k])
                 if abs(number) > 1e-7 and name_number(number, sizes, scalars) is None:
                     continue
                 _cause, detail, fix = path_words(stage, other, number, sizes, scalars)
@@ -142,6 +147,7 @@ def two_rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[
         if len(stage.edges_of[variable]) != 1 or variable not in stage.maker:
             continue
         before = [e for e in edges if e.equation == stage.maker[variable]]
+        stage.heed_time()
         for wrong in stage.wrongs(scene, edge):
             swept = scene.sweep._replace(outputs=scene.sweep.outputs | {variable: wrong.cotangent})
             for earlier in before:

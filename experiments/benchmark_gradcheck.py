@@ -28,11 +28,12 @@ from absl import flags
 from jax.test_util import check_grads
 
 from experiments import common
-from experiments.mutants import FRESH, HELD_OUT, MASKED, MUTANTS, TRAPS, UNSEEN
+from experiments.mutants import FIFTH, FOURTH, FRESH, HELD_OUT, MASKED, MUTANTS, TRAPS, UNSEEN
 from fundamentals import gradcheck
 
 FILES = ("results.json",)
-SUITES = {"notes": MUTANTS, "fresh": FRESH, "unseen": UNSEEN, "held_out": HELD_OUT}
+STRANGERS = {"fresh": FRESH, "unseen": UNSEEN, "held_out": HELD_OUT, "fourth": FOURTH, "fifth": FIFTH}
+SUITES = {"notes": MUTANTS, **STRANGERS, "strangers": sum(STRANGERS.values(), ())}
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -42,7 +43,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         "suite",
         "notes",
         list(SUITES),
-        "Known mistakes, or of other functions.",
+        "Known mistakes, or those of one or of all sets of other functions (strangers).",
         **options,
     )
     flags.DEFINE_list("rows", ["all"], "Numbers of mutants, or all.", **options)

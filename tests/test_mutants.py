@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.mutants import CAUSES, FRESH, HELD_OUT, MASKED, MUTANTS, TRAPS, UNSEEN
+from experiments.mutants import CAUSES, FIFTH, FOURTH, FRESH, HELD_OUT, MASKED, MUTANTS, TRAPS, UNSEEN
 
-EVERY = MUTANTS + FRESH + UNSEEN + HELD_OUT
+EVERY = MUTANTS + FRESH + UNSEEN + HELD_OUT + FOURTH + FIFTH
 TRIED = MUTANTS + HELD_OUT  # the others take long to compile; the benchmark checks their twins, too
 LEFT_OUT: dict[int, str] = {}  # row of the table of mistakes: why it has no mutant
 THREE_CAUSES = {71}  # rows that may have as many, as a comment there justifies

@@ -1,4 +1,4 @@
-"""Wrong backward passes for measuring the checker, which was never tuned to them: losses and likelihoods, 101–124.
+"""A first set of wrong backward passes, of other functions: losses and likelihoods, 101–124.
 
 From papers and from other libraries, as each docstring says. The layers are in `fresh_more`.
 """

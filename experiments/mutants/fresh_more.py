@@ -1,4 +1,4 @@
-"""Wrong backward passes for measuring the checker, which was never tuned to them: layers and maps, 125–148.
+"""A first set of wrong backward passes, of other functions: layers and maps, 125–148.
 
 From papers and from other libraries, as each docstring says. The losses are in `fresh`.
 """

@@ -1,4 +1,4 @@
-"""A third set of wrong backward passes that the checker was never tuned to: losses, likelihoods, distances, 301–318.
+"""A third set of wrong backward passes, of other functions: losses, likelihoods, distances, 301–318.
 
 From papers and from other libraries, as each docstring says. Layers and dynamics are in `held_out_more`.
 """

@@ -1,4 +1,4 @@
-"""A third set of wrong backward passes that the checker was never tuned to: layers, filters, dynamics, 319–337.
+"""A third set of wrong backward passes, of other functions: layers, filters, dynamics, 319–337.
 
 From papers and from other libraries, as each docstring says. Losses and likelihoods are in `held_out`.
 """

@@ -1,4 +1,4 @@
-"""A second set of wrong backward passes that the checker was never tuned to: losses, likelihoods, distances, 201–224.
+"""A second set of wrong backward passes, of other functions: losses, likelihoods, distances, 201–224.
 
 From papers and from other libraries, as each docstring says. Layers and dynamics are in `unseen_more`.
 """

@@ -1,4 +1,4 @@
-"""A second set of wrong backward passes that the checker was never tuned to: layers, models, dynamics, 225–252.
+"""A second set of wrong backward passes, of other functions: layers, models, dynamics, 225–252.
 
 From papers and from other libraries, as each docstring says. Losses and likelihoods are in `unseen`.
 """

@@ -67,13 +67,15 @@ def paths(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]
         rank = 0 if near(change, -1) else 1 if near(change, 1) or near(change, -2) else 2
         found.append((rank, fan_out(stage, edge), edge, 1 + change))
     literals = {edge: literal(stage, edge) for _, _, edge, _ in found}
-    for _, _, edge, coefficient in sorted(found, key=lambda f: f[:2]):
+    found.sort(key=lambda f: f[:2])
+    dropped = [f for f in found if f[0] == 0]
+    for _, _, edge, coefficient in found if not dropped else ():
         factor = literals[edge]
         if factor and abs(coefficient) > 1e-7 and not near(coefficient, -1) and near(coefficient * factor, 1):
             hypothesis = path_hypothesis(stage, (edge,), coefficient, sizes, scalars)
             text = f"the factor {factor:.6g} of {stage.place(edge)} is missing on the path that goes through it"
             yield hypothesis._replace(cause=Cause.PATH_SCALE, detail=text, fix=f"multiply by {factor:.6g}")
-    for _, _, edge, coefficient in sorted(found, key=lambda f: f[:2]):
+    for _, _, edge, coefficient in found:
         both = _both_operands(stage, edge)
         if both is not None and edge.operand == 0:  # two equal uses, x·x, are one
             yield path_hypothesis(stage, both, (1 + coefficient) / 2, sizes, scalars)
@@ -113,7 +115,7 @@ def literal(stage: Stage, edge: Edge) -> float:
     """The number that an equation multiplies its operand by; 0 if it does not."""
     equation = stage.equation(edge)
     name, others = equation.primitive.name, [v for v in equation.invars if isinstance(v, core.Literal)]
-    if name not in ("mul", "div") or len(others) != 1 or np.ndim(others[0].val):
+    if name not in ("mul", "div") or len(others) != 1 or np.ndim(others[0].val) or np.iscomplexobj(others[0].val):
         return 0.0
     number = float(others[0].val)
     if name == "div":

@@ -8,15 +8,25 @@ another; a mask left out or inverted; a sum over the wrong axis, or not taken at
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
 from fundamentals.gradcheck.report import Cause
-from fundamentals.gradcheck.structural import STRUCTURAL, self_adjoint
+from fundamentals.gradcheck.structural import STRUCTURAL
 from fundamentals.gradcheck.sweep import is_inexact
+from fundamentals.gradcheck.transforms import TRANSFORMS, self_adjoint
 from fundamentals.gradcheck.view import View, Wrong
+
+
+def _special(function: Callable[[Any], Any], x: Any) -> Any:
+    with jax.enable_x64(True):
+        return np.asarray(function(jnp.asarray(x)))
+
 
 # f′ from x and y = f(x), by primitive.
 DERIVATIVES: dict[str, Callable[[Any, Any], Any]] = {
@@ -34,6 +44,19 @@ DERIVATIVES: dict[str, Callable[[Any, Any], Any]] = {
     "square": lambda x, y: 2 * x,
     "abs": lambda x, y: np.sign(x),
     "erf": lambda x, y: 2 / math.sqrt(math.pi) * np.exp(-(x**2)),
+    "erfc": lambda x, y: -2 / math.sqrt(math.pi) * np.exp(-(x**2)),
+    "tan": lambda x, y: 1 + y**2,
+    "sinh": lambda x, y: np.cosh(x),
+    "cosh": lambda x, y: np.sinh(x),
+    "asin": lambda x, y: 1 / np.sqrt(1 - x**2),
+    "acos": lambda x, y: -1 / np.sqrt(1 - x**2),
+    "atan": lambda x, y: 1 / (1 + x**2),
+    "asinh": lambda x, y: 1 / np.sqrt(x**2 + 1),
+    "acosh": lambda x, y: 1 / np.sqrt(x**2 - 1),
+    "atanh": lambda x, y: 1 / (1 - x**2),
+    "cbrt": lambda x, y: y / (3 * x),
+    "lgamma": lambda x, y: _special(jax.scipy.special.digamma, x),
+    "digamma": lambda x, y: _special(partial(jax.scipy.special.polygamma, 1), x),
 }
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "exp": np.exp,
@@ -50,6 +73,11 @@ _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "log1p": np.log1p,
     "exp2": np.exp2,
     "erf": np.vectorize(math.erf, otypes=[float]),
+    "erfc": np.vectorize(math.erfc, otypes=[float]),
+    **{"tan": np.tan, "sinh": np.sinh, "cosh": np.cosh, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan},
+    **{"asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "cbrt": np.cbrt},
+    "lgamma": lambda x: _special(jax.scipy.special.gammaln, x),
+    "digamma": lambda x: _special(jax.scipy.special.digamma, x),
 }
 
 
@@ -250,6 +278,32 @@ def _div(view: View) -> Iterator[Wrong]:
             yield Wrong(f"a={name}", cause, -g * value / b**2, detail, better, 1)
 
 
+def _pow(view: View) -> Iterator[Wrong]:
+    (a, b), g = view.operands, view.g
+    y = view.swept.values[view.equation.outvars[0]]
+    base, exponent = (view.name(v) for v in view.equation.invars)
+    if view.edge.operand == 0:
+        fix = f"{exponent} · {base}^({exponent} − 1)"
+        for label, cause, factor, detail in (
+            ("a^(b-1)", Cause.MISSING_FACTOR, y / a, f"the exponent {exponent} does not come down as a factor"),
+            ("b a^b", Cause.EXTRA_FACTOR, b * y, f"the exponent {exponent} is not reduced by 1"),
+            ("y", Cause.MISSING_FACTOR, y, "the power itself stands for its derivative"),
+            ("b", Cause.MISSING_FACTOR, b, "only the exponent is left of the derivative"),
+            ("(b-1)", Cause.WRONG_OPERAND, (b - 1) * y / a, f"{exponent} − 1 stands for {exponent} as a factor"),
+            ("1", Cause.MISSING_FACTOR, 1.0, "the derivative of the power is left out: 1 in its place"),
+        ):
+            yield Wrong(label, cause, g * factor + 0 * a, detail, fix)
+        return
+    fix = f"{base}^{exponent} · log {base}"
+    for label, cause, factor, detail in (
+        ("y", Cause.MISSING_FACTOR, y, f"the factor log {base} is missing"),
+        ("log a", Cause.MISSING_FACTOR, np.log(a), "the power itself is missing as a factor"),
+        ("b a^(b-1)", Cause.WRONG_OPERAND, b * y / a, "the derivative for the base stands for that for the exponent"),
+        ("1", Cause.MISSING_FACTOR, 1.0, "the derivative of the power is left out: 1 in its place"),
+    ):
+        yield Wrong(label, cause, g * factor + 0 * b, detail, fix)
+
+
 def _select(view: View) -> Iterator[Wrong]:
     which, g = view.operands[0], view.g
     number = view.edge.operand - 1
@@ -274,11 +328,16 @@ def _max(view: View) -> Iterator[Wrong]:
     yield Wrong("positive", Cause.WRONG_OPERAND, g * positive, f"masked by a positive operand, not by the {which}", fix)
 
 
-_BY_PRIMITIVE: dict[str, Callable[[View], Iterator[Wrong]]] = STRUCTURAL | {
-    "mul": _mul,
-    "div": _div,
-    "select_n": _select,
-    "max": _max,
-    "min": _max,
-    "clamp": _max,
-}
+_BY_PRIMITIVE: dict[str, Callable[[View], Iterator[Wrong]]] = (
+    STRUCTURAL
+    | TRANSFORMS
+    | {
+        "mul": _mul,
+        "pow": _pow,
+        "div": _div,
+        "select_n": _select,
+        "max": _max,
+        "min": _max,
+        "clamp": _max,
+    }
+)

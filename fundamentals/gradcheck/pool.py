@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend import core
 
 from fundamentals.gradcheck.scenes import Scene, Stage
-from fundamentals.gradcheck.sweep import is_inexact
+from fundamentals.gradcheck.sweep import is_complex, is_inexact
 
 _POWERS = (1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 ROWS = 2_000  # of a matrix, at most
@@ -126,6 +126,13 @@ def _tensors(stage: Stage, scene: Scene) -> dict[str, tuple[Any, bool, bool]]:
             if np.issubdtype(np.asarray(x).dtype, np.floating):
                 found.setdefault(f"(1 − {name})", (1 - x, False, False))
                 found.setdefault(f"(1 + {name})", (1 + x, f"(1 + {name})" in divisors, False))
+        for v in stage.flat.jaxpr.jaxpr.outvars:  # as if the result went through one function more
+            if isinstance(v, core.Literal) or not is_inexact(v) or is_complex(v):
+                continue
+            y, name = scene.sweep.values[v], stage.name(v)
+            s = 1 / (1 + np.exp(-y))
+            for of, value in (("sigmoid′", s * (1 - s)), ("tanh′", 1 - np.tanh(y) ** 2), ("exp", np.exp(y))):
+                found.setdefault(f"{of}({name})", (value, False, False))
     stage.pools[key] = found
     return found
 

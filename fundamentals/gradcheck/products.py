@@ -14,7 +14,7 @@ from fundamentals.gradcheck.naming import Name, name_number
 from fundamentals.gradcheck.pool import Factor, Pool, pool, value_of
 from fundamentals.gradcheck.report import Cause
 from fundamentals.gradcheck.scenes import Scene, Stage, Tangents
-from fundamentals.gradcheck.sweep import Edge, is_inexact
+from fundamentals.gradcheck.sweep import Edge, is_complex, is_inexact
 
 ASKED = 100_000  # factors, at all places together
 NEAR = 24  # equations between two values of which one is a function of the other
@@ -42,6 +42,32 @@ def factors(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[in
     for edge, factor, number, name in scaled:
         if name is not None:
             yield _path_times(stage, edge, factor, number, name)
+
+
+def result_factors(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
+    """dy times a tensor: as if the function went on after its result, or ended before it."""
+    scene = scenes[0]
+    rows = tangents.rows(left)
+    r = target(scene, tangents)[rows]
+    results = [v for v in stage.flat.jaxpr.jaxpr.outvars if is_inexact(v)]
+    for k, (v, dy) in enumerate(zip(results, scene.probe.dy, strict=True)):
+        if v not in tangents.values or dy.size < 2 or is_complex(v):
+            continue
+        seen = tangents.values[v][rows] * np.ravel(dy)
+        for factor, number in _matches(stage, pool(stage, scene, dy.shape), seen, r + seen.sum(1)):
+            if near(number, 1):
+                cause, what, fix = words(factor, 1.0, None)
+                which = f"dy[{k}]" if len(results) > 1 else "dy"
+                yield Hypothesis(cause, f"{which} {what}", fix, partial(_dy_times, stage, k, factor))
+
+
+def _dy_times(stage: Stage, k: int, factor: Factor, scene: Scene) -> Sequence[Any] | None:
+    value = value_of(stage, scene, factor, scene.probe.dy[k].shape)
+    assert stage.problem.truth is not None
+    if value is None:
+        return None
+    dy = [d * value if j == k else d for j, d in enumerate(scene.probe.dy)]
+    return stage.problem.truth(scene.probe.leaves, dy)
 
 
 def _entries(stage: Stage, left: list[int]) -> int:

@@ -171,7 +171,7 @@ class Stage:
     def name(self, variable: Any) -> str:
         """The path of an argument, the number of a literal, the operation and line of a result."""
         if isinstance(variable, core.Literal):
-            return f"{float(np.asarray(variable.val).ravel()[0]):.4g}" if np.size(variable.val) else "[]"
+            return f"{np.asarray(variable.val).ravel()[0].item():.4g}" if np.size(variable.val) else "[]"
         return self.names.get(variable, "a constant")
 
     def place(self, edge: Edge) -> str:
@@ -240,7 +240,7 @@ class Stage:
                     for axis, n in enumerate(axis_sizes):
                         sizes.setdefault(n, [f"axis {axis} of {self.name(equation.outvars[0])}"])
                 for v in equation.invars:
-                    if isinstance(v, core.Literal) and np.ndim(v.val) == 0 and is_inexact(v):
+                    if isinstance(v, core.Literal) and np.ndim(v.val) == 0 and is_inexact(v) and not is_complex(v):
                         scalars.setdefault(f"{float(v.val):.6g}", float(v.val))
                 for v in equation.outvars:
                     if (

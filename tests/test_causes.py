@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fundamentals import gradcheck
+from fundamentals.gradcheck import check
 
 RANDOM = np.random.RandomState(0)
 X, S, A = RANDOM.normal(size=(5, 3)), RANDOM.normal(size=7), RANDOM.uniform(0.5, 1.5, 7)
@@ -197,3 +198,13 @@ def test_a_gradient_that_loses_its_digits_in_the_types_given_does_not_pass():
     report = gradcheck.check_vjp(lambda x: x**2, lambda x: (x**2, x), bwd, (x,))
     assert (report.verdict, report.diagnoses[0].cause) == ("WRONG", "PRECISION"), report
     assert "in float32, its error is" in report.leaves[0].detail
+
+
+def test_the_search_ends_in_time_and_says_so(monkeypatch):
+    monkeypatch.setitem(check.SECONDS, "fast", 0.0)
+    report = gradcheck.check_vjp(
+        layer_norm, lambda x: (layer_norm(x), (x,)), lambda args, dy: batch_norm_back(args, dy), (X,)
+    )
+    (diagnosis,) = report.diagnoses
+    assert (report.verdict, diagnosis.cause) == ("WRONG", "UNEXPLAINED")
+    assert 'budget="full"' in diagnosis.detail

@@ -113,3 +113,22 @@ def test_cotangents_of_results_are_summed_over_their_uses():
     (product,) = edges_of(flat, "mul", 0)
     np.testing.assert_allclose(found.outputs[y], DY[0] * X[0], rtol=1e-13)
     np.testing.assert_allclose(change({product: DY[0]}).outputs[y], DY[0] * (X[0] + 1), rtol=1e-13)
+
+
+def test_gates_scale_paths_one_after_the_other_and_other_values_stand_for_those_used():
+    # y = sin(x)³ by two products; gates on the two uses of one sine, and cos(x) for the sine in the last product.
+    def cube(x):
+        s = jnp.sin(x)
+        return (s * s) * s
+
+    flat, found, _ = swept(cube, (X[0],), [DY[0]])
+    run = compile_sweep(flat)
+    square, product = edges_of(flat, "mul", 0)
+    s, c = np.sin(X[0]), np.cos(X[0])
+    twice = run([X[0]], [DY[0]], {}, {square: 0.0, product: 2.0})
+    # d(s²·s) = 2·(the first factor s² through its second operand alone) + s²
+    np.testing.assert_allclose(twice.gradient[0], DY[0] * c * (2 * s * s + s * s), rtol=1e-12)
+    np.testing.assert_allclose(twice.cotangents[square], 2 * found.cotangents[square], rtol=1e-12)
+    last = edges_of(flat, "mul", 1)[-1]
+    kept = run([X[0]], [DY[0]], {}, {}, {last: c})
+    np.testing.assert_allclose(kept.gradient[0], DY[0] * c * (2 * s * c + s * s), rtol=1e-12)

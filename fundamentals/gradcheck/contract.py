@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from fundamentals.gradcheck.precision import is_inexact, is_key
 from fundamentals.gradcheck.report import Cause, Diagnosis
@@ -58,7 +59,7 @@ def describe(tree: Any) -> str:
 def shape_of(function: Callable[..., Any], args: Any, what: str, shapes: Any) -> tuple[Any, bool]:
     """Shapes of a result, and whether they took a call with numbers."""
     try:
-        (once, result), (again, _) = (_traced(function, shapes) for _ in range(2))
+        (once, result, _), (again, _, _) = (_traced(function, shapes) for _ in range(2))
         if once != again:
             raise ContractError(*_chance(what))
         return result, False
@@ -98,21 +99,20 @@ def _is_foreign(path: str) -> bool:
     return path.startswith(str(Path(__file__).parent)) or "site-packages" in path or path.startswith("<frozen")
 
 
-def inspect(manual: Any, given: list[Any], shapes: list[Any], dy: list[Any], paths: list[str], which: Any) -> bool:
-    """Whether the gradient has to be called with numbers.
+def inspect(manual: Any, given: list[Any], shapes: list[Any], dy: list[Any], paths: list[str], which: Any) -> Any:
+    """The program of the gradient in the types given; None where it has to be called with numbers.
 
     Raises:
       ContractError: shapes or dtypes are wrong, it raises, or two calls differ.
     """
-    eager = False
+    program = None
     try:
-        (once, (gradient, _)), (again, _) = (
+        (once, (gradient, _), program), (again, _, _) = (
             _traced(lambda *a: manual(a[: len(shapes)], a[len(shapes) :]), [*shapes, *dy]) for _ in range(2)
         )
         if once != again:
             raise ContractError(*_chance("the gradient"))
     except UNTRACEABLE:
-        eager = True
         ones = [np.ones(d.shape, d.dtype) for d in dy]
         before = [x if is_key(x) else np.array(x) for x in given]
         gradient, _ = called(lambda: manual(given, ones), "the gradient")
@@ -133,7 +133,7 @@ def inspect(manual: Any, given: list[Any], shapes: list[Any], dy: list[Any], pat
         if found.shape != shapes[i].shape or not is_inexact(found):
             raise ShapeError(path, i, found, shapes[i])
     wrong = [(p, f, shapes[i]) for p, i, f in zip(paths, which, gradient, strict=True) if f.dtype != shapes[i].dtype]
-    if wrong and not eager:
+    if wrong and program is not None:
         path, found, expected = wrong[0]
         raise ContractError(
             Cause.STRUCTURE,
@@ -141,7 +141,7 @@ def inspect(manual: Any, given: list[Any], shapes: list[Any], dy: list[Any], pat
             f"return d{path}.astype({path}.dtype)",
             path,
         )
-    return eager
+    return program
 
 
 def _chance(what: str) -> tuple[Cause, str, str]:
@@ -152,8 +152,8 @@ def _chance(what: str) -> tuple[Cause, str, str]:
     )
 
 
-def _traced(function: Any, shapes: Sequence[Any]) -> tuple[Any, Any]:
-    """What identifies the program, and the shapes of its result."""
+def _traced(function: Any, shapes: Sequence[Any]) -> tuple[Any, Any, core.ClosedJaxpr]:
+    """What identifies the program, the shapes of its result, and the program."""
     jaxpr, result = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*shapes)
     constants = [np.asarray(c).tobytes() if not is_key(jnp.asarray(c)) else b"" for c in jaxpr.consts]
-    return (str(jaxpr.jaxpr), constants), result
+    return (str(jaxpr.jaxpr), constants), result, jaxpr

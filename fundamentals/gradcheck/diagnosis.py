@@ -168,19 +168,10 @@ def _fresh(problem: Problem, evidence: Evidence, fit: Probe, seed: int) -> Probe
 
 # Simple ones first: one place and its own numbers, then another value, then two places.
 SEARCHES: tuple[Callable[..., Iterator[Hypothesis]], ...] = (
-    *(
-        paths,
-        rules,
-        factors,
-        result_factors,
-        composites,
-        loops,
-        partial(pairs, simple=True),
-        partial(rules, tier=1),
-        leaf_factors,
-    ),
-    *(macros, partial(rules, tier=2), partial(composites, tier=1), scaled_rules, pairs, assignments, misread),
-    *(detours, reversed_order, of_variants, applied_forward, other_axes, rule_and_path, two_rules, residuals),
+    *(paths, rules, factors, result_factors, composites, loops, partial(pairs, simple=True)),
+    *(partial(rules, tier=1), leaf_factors, scaled_rules, macros, partial(rules, tier=2)),
+    *(partial(composites, tier=1), partial(scaled_rules, tier=1), pairs, assignments, misread, detours),
+    *(reversed_order, of_variants, applied_forward, other_axes, rule_and_path, two_rules, residuals),
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from fundamentals.gradcheck.contract import ContractError, called, describe, inspect, shape_of
 from fundamentals.gradcheck.evaluation import (
@@ -146,13 +147,13 @@ def prepare(subject: Subject) -> Problem:
         return list(jax.vjp(restricted, *(leaves[i] for i in which))[1](list(dy)))
 
     dy_shapes = [jax.ShapeDtypeStruct(results[i].shape, results[i].dtype) for i in floating]
-    manual_eager = inspect(manual, given, shapes, dy_shapes, [paths[i] for i in which], which)
+    in_given_types = inspect(manual, given, shapes, dy_shapes, [paths[i] for i in which], which)
     with precisely():
         program, narrow, lifted = (None, None, False) if eager else _program(value, leaves, shapes, notes, "function")
         outputs = [jax.ShapeDtypeStruct(s.shape, wide(s.dtype)) for s in dy_shapes]
         wrong = (
             None
-            if manual_eager
+            if in_given_types is None
             else _program(
                 lambda *operands: manual(operands[: len(leaves)], operands[len(leaves) :]),
                 [*leaves, *outputs],
@@ -166,7 +167,7 @@ def prepare(subject: Subject) -> Problem:
         f"the {what} cannot be traced by JAX, so that it is called as it is" + more
         for what, is_eager, more in [
             ("function", eager, ", and finite differences alone judge its gradient"),
-            ("gradient", manual_eager, ""),
+            ("gradient", in_given_types is None, ""),
         ]
         if is_eager
     ]
@@ -221,7 +222,9 @@ def prepare(subject: Subject) -> Problem:
     )
     if wrong is not None and not eager and program is not None:
         problem = problem._replace(
-            as_called=compile_as_called(lambda leaves, dy: manual(leaves, dy)[0], given, dy_shapes),
+            as_called=compile_as_called(
+                lambda leaves, dy: core.jaxpr_as_fun(in_given_types)(*leaves, *dy)[: len(which)], given, dy_shapes
+            ),
             autodiff_as_called=compile_as_called(autodiff, given, dy_shapes),
         )
     if subject.forward is not None:

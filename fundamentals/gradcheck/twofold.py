@@ -172,8 +172,12 @@ def _both(stage: Stage, one: tuple[Edge, Any], other: tuple[Edge, Any]) -> Hypot
     )
 
 
-def scaled_rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int]) -> Iterator[Hypothesis]:
-    """One local rule wrong, or one path dropped or doubled, and the leaf a multiple of what this gives."""
+def scaled_rules(
+    stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[int], *, tier: int = 0
+) -> Iterator[Hypothesis]:
+    """One local rule wrong, or one path dropped or doubled, and the leaf a multiple of what this gives. tier: as of
+    `rules`, 1 for both 1 and 2.
+    """
     scene = scenes[0]
     rows, edges = within_reach(stage, tangents, left)
     m, t = (
@@ -194,8 +198,9 @@ def scaled_rules(stage: Stage, scenes: list[Scene], tangents: Tangents, left: li
     for edge in edges:
         c = scene.sweep.cotangents[edge]
         paths = [(path_hypothesis(stage, (edge,), a, sizes, scalars), a * c) for a in (0.0, 2.0, -1.0)]
-        rules = [(rule_hypothesis(stage, (edge,), w), w.cotangent) for w in stage.wrongs(scene, edge)]
-        for hypothesis, cotangent in [*rules, *paths]:
+        wrongs = [w for w in stage.wrongs(scene, edge) if (w.tier > 0) == (tier > 0)]
+        rules = [(rule_hypothesis(stage, (edge,), w), w.cotangent) for w in wrongs]
+        for hypothesis, cotangent in [*rules, *(paths if tier == 0 else [])]:
             found = multiple(edge, cotangent)
             if found is not None and found[1] is not None:
                 alpha, name = found

@@ -190,14 +190,75 @@ def test_a_gradient_that_is_nan_in_the_types_given_does_not_pass():
     assert "and so is autodiff's" in same.leaves[0].detail
 
 
-def test_a_gradient_that_loses_its_digits_in_the_types_given_does_not_pass():
-    def bwd(x, dy):
-        return (dy * ((x + 1e7) ** 2 - (x - 1e7) ** 2) / 2e7,)
+def test_a_stop_gradient_around_a_linear_solver_is_held():
+    """The matrix is the user's constant, also where the solver that closes over it is iterative."""
 
-    x = X.astype(np.float32)
-    report = gradcheck.check_vjp(lambda x: x**2, lambda x: (x**2, x), bwd, (x,))
-    assert (report.verdict, report.diagnoses[0].cause) == ("WRONG", "PRECISION"), report
-    assert "in float32, its error is" in report.leaves[0].detail
+    def solve(x, b):
+        matrix = jnp.diag(jax.lax.stop_gradient(x)) + jnp.eye(3)
+        return jax.scipy.sparse.linalg.cg(lambda v: matrix @ v, b, tol=1e-13, maxiter=50)[0]
+
+    def check(dx):
+        def bwd(args, dy):
+            x, b = args
+            return dx(x, b, dy), dy / (x + 1)
+
+        return gradcheck.check_vjp(solve, lambda *a: (solve(*a), a), bwd, (A[:3], S[:3]))
+
+    assert [str(leaf.verdict) for leaf in check(lambda x, b, dy: 0 * x).leaves] == ["PASS", "PASS"]
+    assert [str(leaf.verdict) for leaf in check(lambda x, b, dy: -dy * b / (x + 1) ** 2).leaves] == ["WRONG", "PASS"]
+
+
+@pytest.mark.parametrize(("dtype", "large"), [("float32", 1e7), ("bfloat16", 1024.0)])
+def test_a_gradient_that_loses_its_digits_in_the_types_given_does_not_pass(dtype, large):
+    def bwd(x, dy):
+        return (dy * ((x + large) ** 2 - (x - large) ** 2) / (2 * large),)
+
+    @jax.custom_vjp
+    def square(x):
+        return x**2
+
+    square.defvjp(lambda x: (x**2, x), bwd)
+    x = jnp.asarray(X, dtype)
+    for report in (
+        gradcheck.check_vjp(lambda x: x**2, lambda x: (x**2, x), bwd, (x,)),
+        gradcheck.check_custom_vjp(square, (x,)),
+    ):
+        assert (report.verdict, report.diagnoses[0].cause) == ("WRONG", "PRECISION"), report
+        assert f"in {dtype}, its error is" in report.leaves[0].detail
+
+
+def test_a_kink_of_the_types_given_alone_is_no_mistake():
+    x = np.array([0.7, 1.0, 2.0, 0.1], np.float32)  # 0.7 in float32 is less than 0.7
+
+    def loss(x):
+        return jnp.sum(jnp.where(x > 0.7, x - 0.7, 0.0))
+
+    assert gradcheck.check_gradient(loss, lambda x: jnp.where(x >= 0.7, 1.0, 0.0).astype(x.dtype), (x,)).passed
+
+
+def test_searches_survive_what_a_function_may_hold():
+    """Chunks of a sequence, an equation without a result, an empty sum, a scalar."""
+
+    def f(x, w):
+        s = jnp.zeros(2)
+        for k in range(3):
+            s = jnp.tanh(s * w + x[2 * k : 2 * k + 2] * jnp.exp(s))
+        jax.debug.callback(lambda _: None, s)
+        return s + jnp.sum(jnp.exp(x[2:2]))
+
+    def bwd(args, dy):
+        dx, dw = jax.vjp(f, *args)[1](dy)
+        return dx * (1 + jnp.sin(9 * args[0])), dw
+
+    report = gradcheck.check_vjp(f, lambda *a: (f(*a), a), bwd, (S[:6], np.float64(0.7)))
+    (diagnosis,) = report.diagnoses
+    assert (report.verdict, diagnosis.cause, diagnosis.leaf) == ("WRONG", "UNEXPLAINED", "x"), report
+    assert "exception" not in diagnosis.detail
+
+
+def test_an_order_that_depends_on_the_values_is_not_told_as_one_order():
+    report = gradcheck.check_gradient(lambda x: jnp.sum(x**3), lambda x: jnp.sort(3 * x**2), (S,))
+    assert not any("in another order" in d.detail for d in report.diagnoses), report
 
 
 def test_the_search_ends_in_time_and_says_so(monkeypatch):

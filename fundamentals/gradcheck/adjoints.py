@@ -27,6 +27,7 @@ _MOVING = {
     *("slice", "dynamic_slice", "concatenate", "pad", "rev", "gather", "scatter-add", "transpose", "broadcast_in_dim"),
     *("reduce_sum", "cumsum", "conv_general_dilated", "dynamic_update_slice", "reduce_window_sum", "select_n"),
 }
+_JOINING = {"concatenate", "scatter-add", "dynamic_update_slice", "pad", "select_n"}  # of which others are no part
 _PRODUCTS = {"mul", "div", "dot_general"}  # linear in the operand that depends on the source
 LENGTH = 12  # equations of a map, at most
 MAPS = 60
@@ -96,7 +97,13 @@ def _change(stage: Stage, scene: Scene, each: _Map, g: Any) -> Any:
             operands = [
                 values[v] if d else read(known, [v])[0] for v, d in zip(equation.invars, dependent, strict=True)
             ]
-            if equation.primitive.name in _ENTRYWISE | {"concatenate", "scatter-add", "dynamic_update_slice", "pad"}:
+            if equation.primitive.name in _ENTRYWISE | {
+                "concatenate",
+                "scatter-add",
+                "dynamic_update_slice",
+                "pad",
+                "select_n",
+            }:
                 operands = [
                     x if d or not jnp.issubdtype(jnp.result_type(x), jnp.inexact) else jnp.zeros_like(x)
                     for x, d in zip(operands, dependent, strict=True)
@@ -159,7 +166,7 @@ def _in_every_step(stage: Stage, maps: list[_Map]) -> Iterator[tuple[_Map, ...]]
     for each in maps:
         by_result.setdefault(each.result, []).append(each)
     for numbers in places(stage):
-        results = [stage.flat.equations[i].outvars[0] for i in numbers]
+        results = [v for i in numbers for v in stage.flat.equations[i].outvars[:1]]
         per_step = [by_result.get(v, []) for v in results]
-        if all(per_step) and len({len(each) for each in per_step}) == 1:
+        if per_step and all(per_step) and len({len(each) for each in per_step}) == 1:
             yield from (tuple(group) for group in zip(*per_step, strict=True))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fundamentals.gradcheck.evaluation import precisely
+from fundamentals.gradcheck.evaluation import compiled, precisely
 from fundamentals.gradcheck.hypotheses import Hypothesis
 from fundamentals.gradcheck.report import Cause
 from fundamentals.gradcheck.scenes import Scene, Stage, Tangents
@@ -52,7 +52,11 @@ def other_axes(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list
     """Reductions along other axes, in the function or in the numbers that its backward pass keeps."""
     groups: dict[Any, list[int]] = {}
     for i, equation in enumerate(stage.flat.equations):
-        if equation.primitive.name in _REDUCTIONS and 1 < equation.invars[0].aval.ndim <= 4:
+        if (
+            equation.primitive.name in _REDUCTIONS
+            and 1 < equation.invars[0].aval.ndim <= 4
+            and equation.invars[0].aval.size
+        ):
             key = equation.invars[0].aval.shape, tuple(equation.params["axes"])
             groups.setdefault(key, []).append(i)
     tried = 0
@@ -104,7 +108,7 @@ def _gradient(stage: Stage, variant: Any, scene: Scene) -> Sequence[Any]:
         return jax.vjp(chosen, *(leaves[i] for i in which))[1](list(map(jnp.asarray, dy)))
 
     with precisely():
-        return [np.asarray(g) for g in jax.jit(of)(scene.probe.leaves, scene.probe.dy)]
+        return [np.asarray(g) for g in compiled(of, scene.probe.leaves)(scene.probe.leaves, scene.probe.dy)]
 
 
 def _with_numbers(stage: Stage, variant: Any, scene: Scene) -> Sequence[Any]:

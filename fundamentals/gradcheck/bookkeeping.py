@@ -40,6 +40,7 @@ def detours(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[in
     r = target(scene, tangents)[rows]
     uses = {stage.variable(edge): edge for edge in edges}
     for edge in edges:
+        stage.heed_time()
         c, source = scene.sweep.cotangents[edge], stage.variable(edge)
         for variable, use in uses.items():
             if variable is source or variable.aval.shape != source.aval.shape:
@@ -145,8 +146,10 @@ def residuals(stage: Stage, scenes: list[Scene], tangents: Tangents, left: list[
 def _before_and_after(stage: Stage) -> Iterator[tuple[Any, Any]]:
     """Results and their operands, each in place of the other: an operation forgotten, or one too many."""
     for equation in stage.flat.equations:
-        (result, *more) = equation.outvars
-        if more or not is_inexact(result) or result.aval.size < 2 or not stage.reach.get(result):
+        if len(equation.outvars) != 1:
+            continue
+        (result,) = equation.outvars
+        if not is_inexact(result) or result.aval.size < 2 or not stage.reach.get(result):
             continue
         for v in equation.invars:
             if not isinstance(v, core.Literal) and is_inexact(v) and v.aval.shape == result.aval.shape:

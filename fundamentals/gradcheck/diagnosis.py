@@ -196,6 +196,10 @@ def _edges(stage: Stage, scenes: list[Scene], left: list[int], seconds: float) -
                 hypothesis = next(holding(stage, scenes, wrong, search(stage, scenes, tangents, wrong)), None)
             except OutOfTimeError:
                 break
+            except Exception as error:  # one search the less; what it could not do is said if nothing else is found
+                name = getattr(search, "__name__", "") or search.func.__name__  # type: ignore[attr-defined]
+                stage.failed.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:80]}")
+                continue
             if hypothesis is not None:
                 names = ", ".join(stage.problem.paths[i] for i in wrong)
                 yield Diagnosis(hypothesis.cause, names, hypothesis.detail, hypothesis.fix, True), set(wrong)

@@ -1,7 +1,7 @@
 """Evaluation in float64, whatever the caller's configuration: of the function, of its gradient, of autodiff's."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 from fundamentals.gradcheck.contract import called
 from fundamentals.gradcheck.differences import slope
-from fundamentals.gradcheck.precision import is_key, wide
+from fundamentals.gradcheck.precision import is_inexact, is_key, wide
 from fundamentals.program import Program
 
 FORWARD = 4096  # entries up to which forward mode takes the place of reverse mode
@@ -29,6 +29,14 @@ def precisely() -> Any:
     return stack
 
 
+def compiled(function: Callable[..., Any], arrays: Sequence[Any]) -> Callable[..., Any]:
+    """`jax.jit`, of a function of such arrays. Where these are small, to compile it takes longer than all its calls, so
+    that it is not worth optimizing.
+    """
+    small = sum(x.size for x in arrays) <= SMALL and jax.default_backend() == "cpu"
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0} if small else None)
+
+
 def runner(program: Program) -> Callable[..., Any]:
     """Calls a program with arguments cast to its types."""
     avals = [v.aval for v in program.jaxpr.jaxpr.invars]
@@ -39,13 +47,13 @@ def runner(program: Program) -> Callable[..., Any]:
     return run
 
 
-def compile_value(function: Callable[..., Any], eager: bool) -> Callable[[list[Any]], list[Any]]:
+def compile_value(function: Callable[..., Any], like: list[Any], eager: bool) -> Callable[[list[Any]], list[Any]]:
     """leaves → floating leaves of the result, as NumPy arrays."""
-    compiled = function if eager else jax.jit(function)
+    run = function if eager else compiled(function, like)
 
     def call(leaves: list[Any]) -> list[Any]:
         with precisely():
-            return [np.asarray(y) for y in compiled(*leaves)]
+            return [np.asarray(y) for y in run(*leaves)]
 
     return call
 
@@ -91,11 +99,11 @@ def compile_truth(function: Callable[..., Any], which: tuple[int, ...], like: li
         derivative = by_reverse if usable(by_reverse) else by_forward if small and usable(by_forward) else None
     if derivative is None:
         return None
-    compiled = jax.jit(derivative)
+    run = compiled(derivative, like)
 
     def call(leaves: list[Any], dy: list[Any]) -> tuple[list[Any], list[Any]]:
         with precisely():
-            value, gradient = compiled(leaves, dy)
+            value, gradient = run(leaves, dy)
             return [np.asarray(y) for y in value], [np.asarray(g) for g in gradient]
 
     return call
@@ -126,29 +134,30 @@ def compile_numeric(
     return call
 
 
-def compile_manual(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_manual(function: Callable[..., Any], like: list[Any]) -> Callable[..., Any]:
     """(leaves, dy) → what the given gradient returns, of a function of all of them."""
-    compiled = jax.jit(function)
+    run = compiled(function, like)
 
     def call(leaves: list[Any], dy: list[Any]) -> Any:
         with precisely():
-            return jax.tree.map(np.asarray, compiled(*leaves, *dy))
+            return jax.tree.map(np.asarray, run(*leaves, *dy))
 
     return call
 
 
 def compile_as_called(
     function: Callable[..., Any], leaves: list[Any], outputs: list[Any]
-) -> Callable[[list[Any]], list[Any]]:
-    """dy → what a function of (leaves, dy) returns at the caller's own arguments, in their types, as float64."""
-    # Evaluated once: where little is computed, it is not worth optimizing.
-    small = sum(x.size for x in leaves) <= SMALL
-    compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0} if small else None)
+) -> Callable[[list[Any], float], list[Any]]:
+    """(dy, step) → what a function of (leaves, dy) returns in the caller's types, as float64: at the arguments given,
+    all floating ones times 1 + step.
+    """
+    run = compiled(function, leaves)
 
-    def call(dy: list[Any]) -> list[Any]:
+    def call(dy: list[Any], step: float) -> list[Any]:
         with jax.debug_nans(False), jax.debug_infs(False), jax.transfer_guard("allow"):
             cotangents = [jnp.asarray(d, y.dtype) for d, y in zip(dy, outputs, strict=True)]
-            found = [np.asarray(g) for g in compiled(leaves, cotangents)]
+            near = [x * jnp.asarray(1 + step, x.dtype) if step and is_inexact(x) else x for x in leaves]
+            found = [np.asarray(g) for g in run(near, cotangents)]
         return [g.astype(wide(g.dtype)) for g in found]
 
     return call

@@ -16,22 +16,23 @@ def by_evidence(problem: Problem, evidence: Evidence, i: int) -> Diagnosis | Non
     """Causes that need no hypothesis."""
     path = problem.paths[i]
     leaf = evidence.leaves[i]
-    if leaf.detail.startswith("in ") and ", it is " in leaf.detail:
+    failed = evidence.failed.get(i)
+    if failed is not None and failed.detail == leaf.detail and failed.cause is Cause.NONFINITE:
         return Diagnosis(
             Cause.NONFINITE,
             path,
             f"d{path} is right in float64, but {leaf.detail}",
             "write it so that nothing overflows on the way: sigmoid(x), not exp(x) / (1 + exp(x)); subtract the "
             "maximum before exp; keep divisions away from 0",
-            True,
+            False,
         )
-    if leaf.detail.startswith("in ") and "its error is" in leaf.detail:
+    if failed is not None and failed.detail == leaf.detail:
         return Diagnosis(
             Cause.PRECISION,
             path,
             f"d{path} is right in float64, but {leaf.detail}",
             "look for differences of large numbers that are almost the same, and for sums in a narrow type",
-            True,
+            False,
         )
     if evidence.imprecise is not None and evidence.leaves[i].detail.startswith("rounded to"):
         place = evidence.imprecise.line

@@ -194,7 +194,12 @@ def permutation_fits(m: Any, known: Known) -> Iterator[Fit]:
     for axis in range(t.ndim):
         n = t.shape[axis]
         rows, given = (np.moveaxis(a, axis, 0).reshape(n, -1) for a in (t, m))
-        if not 2 < n <= 256 or not np.all(np.isfinite(m)) or np.any(np.ptp(rows, axis=0) == 0):
+        if (
+            not 2 < n <= 256
+            or n * t.size > 10_000_000
+            or not np.all(np.isfinite(m))
+            or np.any(np.ptp(rows, axis=0) == 0)
+        ):
             continue
         apart = np.max(np.abs(given[:, None] - rows[None]), axis=2) <= 1e-7 * np.max(np.abs(t))
         order, free = [], np.ones(n, bool)
@@ -206,7 +211,7 @@ def permutation_fits(m: Any, known: Known) -> Iterator[Fit]:
             free[order[-1]] = False
         if len(order) == n and order != list(range(n)):
             yield Fit(
-                f"order{axis}",
+                f"order{axis}: {order}",
                 Cause.LAYOUT,
                 np.take(t, order, axis),
                 f"the right entries of d{path} are in another order along axis {axis}: {order}",

@@ -63,6 +63,7 @@ class Evidence(NamedTuple):
     kink: kinks.Kink | None
     careful: bool  # other points are outside of the domain
     notes: list[str]
+    failed: dict[int, own_types.Failure]  # right in float64, not in the types given
 
 
 def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Evidence:
@@ -134,7 +135,8 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
         if undefined[i] and leaf.verdict in (Verdict.PASS, Verdict.KINK):
             verdict = Verdict.WRONG if undefined[i].startswith("autodiff is not finite, and") else Verdict.INCONCLUSIVE
             leaf = leaf._replace(verdict=verdict, detail=undefined[i])
-        if i in failed and leaf.verdict in (Verdict.PASS, Verdict.KINK):
+        worse = (Verdict.PASS, Verdict.KINK) if i in failed and failed[i].error is None else (Verdict.PASS,)
+        if i in failed and leaf.verdict in worse:
             leaf = leaf._replace(verdict=failed[i].verdict, detail=failed[i].detail)
             leaf = leaf._replace(relative_error=failed[i].error) if failed[i].error is not None else leaf
         slope = slopes[i]
@@ -151,7 +153,7 @@ def judge(problem: Problem, options: Options, others: Sequence[list[Any]]) -> Ev
     if kink is not None:
         notes.append("a kink: " + ", ".join(kink.lines[:3]))
     return Evidence(
-        leaves, probes, ignores, nonlinear, hidden, problem.narrow if rounded else None, kink, careful, notes
+        leaves, probes, ignores, nonlinear, hidden, problem.narrow if rounded else None, kink, careful, notes, failed
     )
 
 
@@ -383,7 +385,7 @@ def _given_cotangent(problem: Problem, cotangent: Any) -> list[Any] | None:
 
 def _nothing(problem: Problem, reason: str, notes: list[str]) -> Evidence:
     leaves = [Leaf(path, Verdict.INCONCLUSIVE, None, None, reason) for path in problem.paths]
-    return Evidence(leaves, [], [False] * len(leaves), [False] * len(leaves), False, None, None, False, notes)
+    return Evidence(leaves, [], [False] * len(leaves), [False] * len(leaves), False, None, None, False, notes, {})
 
 
 def _convention(kink: kinks.Kink, home: Probe, i: int) -> str:

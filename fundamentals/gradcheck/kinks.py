@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fundamentals.gradcheck.evaluation import precisely
+from fundamentals.gradcheck.evaluation import compiled, precisely
 from fundamentals.gradcheck.naming import short
 from fundamentals.gradcheck.probes import nudge
 from fundamentals.gradcheck.subject import Problem
@@ -103,18 +103,18 @@ def compile_side(program: Program) -> Side:
         known = evaluate(jaxpr, program.jaxpr.consts, leaves, apply)
         return read(known, jaxpr.outvars), [x for i in found for x in sides[i]], stopped
 
-    compiled = jax.jit(run)
+    evaluated = compiled(run, program.jaxpr.in_avals)
 
     def call(leaves: list[Any], constants: dict[int, Any] | None = None) -> tuple[list[Any], list[Any]]:
         with precisely():
-            y, sides, _ = compiled(leaves, constants or {})
+            y, sides, _ = evaluated(leaves, constants or {})
             return list(map(np.asarray, y)), list(map(np.asarray, sides))
 
     def held(leaves: list[Any]) -> Callable[[list[Any]], tuple[list[Any], list[Any]]]:
         if not constants:
             return call
         with precisely():
-            _, _, stopped = compiled(leaves, {})
+            _, _, stopped = evaluated(leaves, {})
         return lambda leaves: call(leaves, stopped)
 
     spread = []  # one entry for each array
@@ -138,16 +138,22 @@ def _solvers(jaxpr: Any) -> set[Any]:
     """Values that only say how a linear system is solved: factors of its matrix. `jnp.linalg.solve` differentiates the
     system, not the factorization, and so stops the gradient there; to hold the factors would be to solve another one.
     """
-    found: set[Any] = set()
+    factors: set[Any] = set()
+    used = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}  # also for something else
     for equation in reversed(jaxpr.eqns):
-        operands = equation.invars
+        operands = [v for v in equation.invars if not isinstance(v, core.Literal)]
         if equation.primitive.name == "custom_linear_solve":
             matvec, vecmat, solve, transposed = equation.params["const_lengths"]
-            operands = operands[matvec + vecmat : matvec + vecmat + solve + transposed]
-        elif equation.primitive.name == "stop_gradient" or not found.intersection(equation.outvars):
+            own = equation.invars[matvec + vecmat : matvec + vecmat + solve + transposed]
+            factors.update(v for v in own if not isinstance(v, core.Literal))
+            others = [*equation.invars[: matvec + vecmat], *equation.invars[matvec + vecmat + solve + transposed :]]
+            used.update(v for v in others if not isinstance(v, core.Literal))
             continue
-        found.update(v for v in operands if not isinstance(v, core.Literal))
-    return found
+        if not used.isdisjoint(equation.outvars):
+            used.update(operands)
+        if equation.primitive.name != "stop_gradient" and not factors.isdisjoint(equation.outvars):
+            factors.update(operands)
+    return factors - used
 
 
 def find_kink(

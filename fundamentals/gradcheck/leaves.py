@@ -172,8 +172,13 @@ def _other_mask(stage: Stage, scenes: list[Scene], leaf: int) -> str:
         if not uses:  # it is a result
             return ""
         use = uses[0]
-        following = use[1].outvars[0]
-        if following.aval.shape != variable.aval.shape or not is_inexact(following) or len(use[1].outvars) > 1:
+        following = use[1].outvars[0] if use[1].outvars else variable
+        if (
+            following is variable
+            or following.aval.shape != variable.aval.shape
+            or not is_inexact(following)
+            or len(use[1].outvars) > 1
+        ):
             return ""
         if all(_permuted(s, following, leaf) for s in scenes):
             return stage.place(Edge(use[0], [v is variable for v in use[1].invars].index(True)))
@@ -227,6 +232,8 @@ def unexplained(stage: Stage, scene: Scene, wrong: list[int], leaf: int) -> Diag
         f"d{path} is wrong, most at {list(map(int, largest))}: {np.real(m[largest]):.6g} for "
         f"{np.real(t[largest]):.6g}; no single mistake that is known gives this"
     )
+    if stage.failed:
+        hints.append(f"searches that ended with an exception: {'; '.join(dict.fromkeys(stage.failed))}")
     if stage.stopped:
         hints.append('the search was stopped before its end, as it took long: budget="full" lets it take longer')
     return Diagnosis(Cause.UNEXPLAINED, path, ". ".join([text, *hints]), "", False)

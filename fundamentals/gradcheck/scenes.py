@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from fundamentals.gradcheck.evaluation import precisely
+from fundamentals.gradcheck.evaluation import compiled, precisely
 from fundamentals.gradcheck.fits import Known
 from fundamentals.gradcheck.naming import short, source
 from fundamentals.gradcheck.operators import DERIVATIVES, wrong_cotangents
@@ -85,6 +85,7 @@ class Stage:
         self._memory: dict[Any, Any] = {}
         self.deadline = math.inf
         self.stopped = False
+        self.failed: list[str] = []  # searches that ended with an exception
         self.sweeper: Callable[..., Sweep] | None = None
         if self.program is None:
             return
@@ -104,7 +105,11 @@ class Stage:
             Edge(i, j)
             for i, equation in enumerate(jaxpr.eqns)
             for j, v in enumerate(equation.invars)
-            if not isinstance(v, core.Literal) and is_inexact(v) and reaching.get(v)
+            if equation.outvars
+            and v.aval.size
+            and not isinstance(v, core.Literal)
+            and is_inexact(v)
+            and reaching.get(v)
         ]
         for i, equation in enumerate(jaxpr.eqns):
             for j, v in enumerate(equation.invars):
@@ -150,7 +155,8 @@ class Stage:
         if key not in self.pools:
             equation = self.equation(edge)
             real = not any(map(is_complex, [*equation.invars, *equation.outvars])) or equation.primitive.name == "fft"
-            self.pools[key] = wrong_cotangents(self.view(scene, edge)) if real else []
+            empty = any(v.aval.size == 0 for v in [*equation.invars, *equation.outvars])
+            self.pools[key] = wrong_cotangents(self.view(scene, edge)) if real and not empty else []
         found: list[Wrong] = self.pools[key]
         return found
 
@@ -295,7 +301,7 @@ class Stage:
 
         with precisely():
             at = [scene.probe.leaves[i] for i in which]
-            found = jax.jit(jax.vmap(lambda u: jax.jvp(values, (at,), (u,))[1]))(stacked)
+            found = compiled(jax.vmap(lambda u: jax.jvp(values, (at,), (u,))[1]), at)(stacked)
         by_variable = dict(zip(floating, (np.asarray(x).reshape(total, -1) for x in found), strict=True))
         by_variable |= {jaxpr.invars[i]: block.reshape(total, -1) for i, block in zip(which, stacked, strict=True)}
         return Tangents(leaves, directions, by_variable)

@@ -5,6 +5,7 @@ from: one place in the user's file, reached by the same calls, has an equation i
 one before it is the loop's state.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -255,6 +256,10 @@ def _sequence(stage: Stage, values: list[Any]) -> tuple[Any, ...]:
     if any(e.invars[0] is not of for e in slices) or len(moving) != 1:
         return tuple(values)
     (axis,) = moving
+    apart = {b[axis] - a[axis] for a, b in itertools.pairwise(starts)}
+    wide = any(e.params["limit_indices"][axis] - e.params["start_indices"][axis] != 1 for e in slices)
+    if len(apart) != 1 or wide:
+        return tuple(values)
     return tuple(_Item(of, axis, s[axis]) for s in starts)
 
 

@@ -87,6 +87,8 @@ def _own_share(view: View) -> Any:
         elif name not in ("broadcast_in_dim", "reshape", "squeeze", "neg"):
             return None
         factor *= -1 if name == "neg" else 1
+        if not equation.outvars:  # a callback
+            return None
         variable = equation.outvars[0]
         if variable.aval.shape == shape:
             return factor * view.swept.outputs[variable] if variable in view.swept.outputs else None

@@ -72,8 +72,9 @@ class Problem(NamedTuple):
     notes: tuple[str, ...]
     manual_function: Callable[..., Any]  # (leaves, dy) → gradient, to be differentiated
     value_function: Callable[..., Any]
-    as_called: Callable[[list[Any]], list[Any]] | None = None  # dy → the gradient in the types given, at the arguments
-    autodiff_as_called: Callable[[list[Any]], list[Any]] | None = None
+    # (dy, step) → the gradient in the types given, at the arguments times 1 + step; and that by autodiff
+    as_called: Callable[[list[Any], float], list[Any]] | None = None
+    autodiff_as_called: Callable[[list[Any], float], list[Any]] | None = None
 
 
 def prepare(subject: Subject) -> Problem:
@@ -92,7 +93,8 @@ def prepare(subject: Subject) -> Problem:
         if isinstance(leaf, jax.core.Tracer):
             raise TypeError(f"{subject.name}: {name} is traced; check gradients outside of jit, grad and vmap")
         try:
-            given.append(jnp.asarray(leaf))
+            x = jnp.asarray(leaf)
+            given.append(x if is_key(x) else jax.lax.convert_element_type(x, x.dtype))  # no weak type
         except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{subject.name}: {name} is {leaf!r}; expected an array or a number") from None
     owner = [path[0].idx for path, _ in flat]
@@ -142,8 +144,10 @@ def prepare(subject: Subject) -> Problem:
             full = list(leaves)
             for i, x in zip(which, chosen, strict=True):
                 full[i] = x
-            return value(*full)
+            return own(*full) if subject.plain else value(*full)
 
+        # Without the rules that are checked, if it is those of the function itself.
+        own = runner(flatten(value, *leaves)) if subject.plain else value
         return list(jax.vjp(restricted, *(leaves[i] for i in which))[1](list(dy)))
 
     dy_shapes = [jax.ShapeDtypeStruct(results[i].shape, results[i].dtype) for i in floating]
@@ -192,12 +196,12 @@ def prepare(subject: Subject) -> Problem:
         assert program_manual is not None
         as_written = program_manual
         if lifted_manual and (clean := _widened(program_manual)) is not None:
-            rough = without_value(compile_manual(runner(as_written)))
+            rough = without_value(compile_manual(runner(as_written), leaves))
             program_manual = clean
         elif lifted_manual:
             precise = False
         manual_function = as_function(runner(program_manual))
-        run_manual = compile_manual(runner(program_manual))
+        run_manual = compile_manual(runner(program_manual), leaves)
     derivative = None if eager else compile_truth(evaluate_value, which, leaves, outputs)
     problem = Problem(
         tuple(paths[i] for i in which),
@@ -205,7 +209,7 @@ def prepare(subject: Subject) -> Problem:
         leaves,
         tuple(given[i].dtype for i in which),
         outputs,
-        compile_value(evaluate_value, eager),
+        compile_value(evaluate_value, leaves, eager),
         derivative and only_gradient(derivative),
         derivative,
         without_value(run_manual),

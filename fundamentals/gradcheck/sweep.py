@@ -24,6 +24,7 @@ import numpy as np
 from jax.extend import core
 
 from fundamentals.base import Array
+from fundamentals.gradcheck.evaluation import compiled
 from fundamentals.program import Program, evaluate, execute, read
 
 
@@ -70,8 +71,7 @@ def compile_sweep(program: Program) -> Callable[..., Sweep]:
     place = {edge: k for k, edge in enumerate(edges)}
     use = {edge: k for k, edge in enumerate(usable)}
 
-    @jax.jit
-    def run(
+    def sweep(
         leaves: list[Array], dy: list[Array], additions: list[Array], gates: Array, others: list[Array], kept: Array
     ) -> tuple[Any, ...]:
         def used(edge: Edge, x: Any) -> Any:
@@ -102,6 +102,7 @@ def compile_sweep(program: Program) -> Callable[..., Sweep]:
         gradient, seen = pullback([dy[i] for i in results])
         return values, gradient, [tap.cotangent for tap in seen]
 
+    run = compiled(sweep, program.jaxpr.in_avals)
     nothing = [np.zeros(aval.shape, aval.dtype) for aval in edges.values()]
     no_others = [np.zeros(aval.shape, aval.dtype) for aval in usable.values()]
     open_gates = np.ones(len(edges))

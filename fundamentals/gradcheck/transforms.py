@@ -150,19 +150,19 @@ def _fft(view: View) -> Iterator[Wrong]:
         yield Wrong(label, cause, view.c * factor, detail, "the adjoint of the transform has no such factor")
 
 
+_SELF_ADJOINT = {
+    *("triangular_solve", "conv_general_dilated", "dynamic_slice", "rev", "fft", "reduce_window_sum"),
+    "custom_linear_solve",
+}
+
+
 def self_adjoint(view: View) -> Iterator[Wrong]:
     """A linear operation applied where its transpose should be."""
     name = view.equation.primitive.name
+    if name not in _SELF_ADJOINT:
+        return
     x, y = view.operands[view.edge.operand], view.equation.outvars[0].aval
-    if (
-        name
-        not in (
-            *("triangular_solve", "conv_general_dilated", "dynamic_slice", "rev", "fft", "reduce_window_sum"),
-            "custom_linear_solve",
-        )
-        or x.shape != y.shape
-        or (name == "custom_linear_solve" and view.edge.operand != len(view.equation.invars) - 1)
-    ):
+    if x.shape != y.shape or (name == "custom_linear_solve" and view.edge.operand != len(view.equation.invars) - 1):
         return
     operands = view.operands
     operands[view.edge.operand] = view.g

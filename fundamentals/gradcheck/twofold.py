@@ -58,6 +58,7 @@ def pairs(
     sizes, scalars = stage.numbers(scene)
     found = []
     for k, (a, of_a) in enumerate(columns):
+        stage.heed_time()
         for b, of_b in columns[k + 1 :]:
             basis = np.stack([of_a, of_b], 1)
             change = np.linalg.lstsq(basis, r, rcond=None)[0]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fundamentals.gradcheck.evaluation import precisely
+from fundamentals.gradcheck.evaluation import compiled, precisely
 from fundamentals.gradcheck.naming import short
 from fundamentals.gradcheck.sweep import Sweep, is_inexact
 from fundamentals.program import Program, evaluate, execute, read
@@ -161,7 +161,7 @@ def _derivative(program: Program, by_operands: dict[int, Any], by_values: dict[i
             return jax.vjp(chosen, *(leaves[i] for i in which))[1](list(map(jnp.asarray, dy)))
 
         with precisely():
-            run = cache.setdefault("run", jax.jit(of))
+            run = cache.setdefault("run", compiled(of, leaves))
             return [np.asarray(g) for g in run(leaves, dy)]
 
     return gradient

@@ -86,6 +86,6 @@ class View(NamedTuple):
 
     def _terms(self, variable: Any) -> list[Any]:
         for equation in self.program.equations:
-            if equation.outvars[0] is variable and equation.primitive.name in ("add", "sub", "add_any"):
+            if equation.primitive.name in ("add", "sub", "add_any") and equation.outvars[0] is variable:
                 return list(equation.invars)
         return []

@@ -269,3 +269,15 @@ def test_the_search_ends_in_time_and_says_so(monkeypatch):
     (diagnosis,) = report.diagnoses
     assert (report.verdict, diagnosis.cause) == ("WRONG", "UNEXPLAINED")
     assert 'budget="full"' in diagnosis.detail
+
+
+def test_arguments_drawn_by_the_seed_of_the_check_hide_nothing(x64):
+    """Were dy the same numbers as x, xᵀ dy would be symmetric."""
+    random = np.random.RandomState(0)
+    x, w = random.standard_normal((3, 3)), random.standard_normal((3, 3))
+
+    def bwd(args, dy):
+        return dy @ args[1].T, dy.T @ args[0]
+
+    report = gradcheck.check_vjp(jnp.matmul, lambda *a: (jnp.matmul(*a), a), bwd, (x, w), seed=0)
+    assert [str(leaf.verdict) for leaf in report.leaves] == ["PASS", "WRONG"]

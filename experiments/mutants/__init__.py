@@ -4,8 +4,8 @@ Each function is written as in a textbook, with its right backward pass and wron
 the library or its checker, so that neither can be fitted to the other.
 
 MUTANTS, TRAPS and MASKED are what the checker was built with. Five more sets are of functions that were written
-without a look at it, when it was thought done; each was scored once, untouched, and then learned from. What it named
-first in these first runs is what its word is worth on functions that it has not seen:
+without a look at it; each was scored once before anybody had learned from it. What it named first in these first runs
+is what its word is worth on functions that it has not seen:
 
     FRESH 30 of 48 · UNSEEN 43 of 52 · HELD_OUT 26 of 37 · FOURTH 34 of 45 · FIFTH 31 of 44
 """

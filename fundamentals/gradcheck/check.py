@@ -16,7 +16,7 @@ from fundamentals.gradcheck.probes import polish
 from fundamentals.gradcheck.report import Cause, Diagnosis, Leaf, Report, Verdict
 from fundamentals.gradcheck.subject import Problem, Subject, prepare
 
-SECONDS = {"fast": 20.0, "full": 120.0}  # that the cause of a mistake is looked for, once it is known to be one
+SECONDS = {"fast": 20.0, "full": 120.0}  # for hypotheses about a mistake, besides what compiling them takes
 
 
 def check_vjp(

@@ -57,12 +57,15 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "Of arguments and probes.", lower_bound=0, upper_bound=2**32 - 1, **options)
     flags.DEFINE_string("output_dir", None, "Where reports go; by default only those of the catalogue.", **options)
     flags.DEFINE_bool("overwrite", False, "Replace the results of an earlier run.", **options)
-    flags.register_validator(
-        "rules",
-        lambda names: names == ["all"] or (names and set(names) <= set(RULES)),
-        message="expected all, or names of rules of the catalogue",
-        flag_values=flag_values,
-    )
+    flags.register_validator("rules", _known, flag_values=flag_values)
+
+
+def _known(names: list[str]) -> bool:
+    unknown = [name for name in names if name not in RULES and names != ["all"]]
+    if unknown or not names:
+        what = f"no rule is called {', '.join(unknown)}" if unknown else "there is no name"
+        raise flags.ValidationError(f"{what}; expected all, or some of {', '.join(RULES)}")
+    return True
 
 
 def run(

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+# Much of the time goes to LLVM, which optimizes programs that run once. Set XLA_FLAGS, be it to nothing, to have it
+# optimize; CI does so on one of its two interpreters. What XLA makes of a program before that is the same.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")

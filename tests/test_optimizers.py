@@ -73,7 +73,7 @@ def test_trajectory_is_the_papers(method, transcription, options):
     start = np.array([1.0, -2.0])
     found, _ = descend(method(0.05, **options), jnp.asarray(start), lambda x: jnp.asarray(CURVATURE) @ x)
     expected = transcription(start, lambda x: CURVATURE @ x, 0.05, **options)
-    np.testing.assert_allclose(found, expected, rtol=1e-11)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_adam_first_step_is_the_learning_rate():

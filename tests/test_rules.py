@@ -87,10 +87,12 @@ def test_equals_autodiff_and_finite_differences_and_is_linear_in_the_cotangent(n
 @pytest.mark.usefixtures("x64")
 def test_in_lower_precision(name):
     # Against the exact derivative at the same, already rounded, numbers. x64 is on: nothing may widen by accident.
-    # (That the numbers are right in float32, too, is judged below, with x64 off.)
+    # (That the numbers are right in float32, too, is judged below, with x64 off; in bfloat16 those of each rule that a
+    # model is composed of, in its own row.)
+    shapes_only = {"float32", "bfloat16"} if RULES[name].depth > 1 else {"float32"}
     for dtype in ("float32", "float16", "bfloat16"):
         args, dy = example(name, jnp.dtype(dtype))
-        if dtype == "float32":
+        if dtype in shapes_only:
             y, found = jax.eval_shape(by_hand(name), args, dy)
         else:
             y, found = by_hand(name)(args, dy)

@@ -119,8 +119,8 @@ def _change(stage: Stage, scene: Scene, each: _Map, g: Any) -> Any:
 
 def _maps(stage: Stage) -> list[_Map]:
     """Those that move entries or mix them; of maps with the same source the shorter ones first."""
-    if "maps" in stage.pools:
-        known: list[_Map] = stage.pools["maps"]
+    if "maps" in stage.memory:
+        known: list[_Map] = stage.memory["maps"]
         return known
     found: list[_Map] = []
     equations = stage.flat.equations
@@ -148,7 +148,7 @@ def _maps(stage: Stage) -> list[_Map]:
             if moves and len(used) > 1 and result.aval.shape == source.aval.shape:
                 first = next(e for e in edges if e.equation in used)
                 found.append(_Map(source, result, used, first))
-    stage.pools["maps"] = found[:MAPS]
+    stage.memory["maps"] = found[:MAPS]
     return found[:MAPS]
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fundamentals.gradcheck.evaluation import compiled, precisely
+from fundamentals.gradcheck.evaluation import compiled, precisely, restrict
 from fundamentals.gradcheck.hypotheses import Hypothesis
 from fundamentals.gradcheck.report import Cause
 from fundamentals.gradcheck.scenes import Scene, Stage, Tangents
@@ -99,13 +99,8 @@ def _gradient(stage: Stage, variant: Any, scene: Scene) -> Sequence[Any]:
     which = stage.problem.which
 
     def of(leaves: list[Any], dy: list[Any]) -> Any:
-        def chosen(*xs: Any) -> Any:
-            full = list(leaves)
-            for i, x in zip(which, xs, strict=True):
-                full[i] = x
-            return variant(full)[0]
-
-        return jax.vjp(chosen, *(leaves[i] for i in which))[1](list(map(jnp.asarray, dy)))
+        function = restrict(lambda *full: variant(list(full))[0], leaves, which)
+        return jax.vjp(function, *(leaves[i] for i in which))[1](list(map(jnp.asarray, dy)))
 
     with precisely():
         return [np.asarray(g) for g in compiled(of, scene.probe.leaves)(scene.probe.leaves, scene.probe.dy)]

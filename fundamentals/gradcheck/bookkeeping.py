@@ -90,12 +90,12 @@ def _composites(stage: Stage, scene: Scene, variable: Any, edge: Edge) -> list[t
     key = "composites", id(scene.probe), edge
     if is_complex(variable):
         return []
-    if key not in stage.pools:
+    if key not in stage.memory:
         stage.heed_time()
         view = stage.view(scene, edge)
         every = ((v, wrong_composites(view, v)) for v in scene.sweep.outputs if not (v is variable or is_complex(v)))
-        stage.pools[key] = [(v, wrongs) for v, wrongs in every if wrongs]
-    found: list[tuple[Any, list[Wrong]]] = stage.pools[key]
+        stage.memory[key] = [(v, wrongs) for v, wrongs in every if wrongs]
+    found: list[tuple[Any, list[Wrong]]] = stage.memory[key]
     return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from fundamentals.base import Rule
 from fundamentals.gradcheck import diagnosis, shapes
 from fundamentals.gradcheck.contract import ContractError, ShapeError, breach
+from fundamentals.gradcheck.evaluation import restrict
 from fundamentals.gradcheck.judge import Evidence, Options, judge
 from fundamentals.gradcheck.precision import is_key, widen
 from fundamentals.gradcheck.probes import polish
@@ -232,18 +233,13 @@ def _second_order(subject: Subject, problem: Problem, options: Options) -> tuple
     chosen = tuple(problem.leaves[i] for i in problem.which)
     ones = tuple(np.ones(y.shape, y.dtype) for y in problem.outputs)
 
-    def filled(chosen: Any) -> list[Any]:
-        leaves = list(problem.leaves)
-        for i, x in zip(problem.which, chosen, strict=True):
-            leaves[i] = x
-        return leaves
-
     def right(chosen: Any, dy: Any = ones) -> Any:
-        y, pullback = jax.vjp(lambda *xs: problem.value_function(*filled(xs)), *chosen)
+        y, pullback = jax.vjp(restrict(problem.value_function, problem.leaves, problem.which), *chosen)
         return pullback([jnp.asarray(d, v.dtype) for d, v in zip(dy, y, strict=True)])
 
     def given(chosen: Any, dy: Any = ones) -> Any:
-        return tuple(problem.manual_function(filled(chosen), list(dy))[0])
+        gradient = restrict(lambda *leaves: problem.manual_function(leaves, list(dy))[0], problem.leaves, problem.which)
+        return tuple(gradient(*chosen))
 
     def backward(args: tuple[Any, ...], second: Any) -> Any:
         return jax.vjp(given, *args)[1](second)

@@ -38,7 +38,7 @@ def compare(problem: Problem, probe: Probe, i: int, rounding: Rounding | None) -
     t, m = probe.truth[i], probe.manual[i]
     if problem.precise and not problem.numeric:  # the usual case, in few passes over the arrays
         with np.errstate(invalid="ignore"):
-            scale, worst = float(np.max(np.abs(t), initial=0.0)), float(np.max(np.abs(m - t), initial=0.0))
+            scale, worst = _largest(t), _largest(m - t)
         if worst <= EXACT * scale < np.inf:
             return Error(worst / scale if scale else 0.0, EXACT, "", False)
     usable = np.isfinite(t)
@@ -68,6 +68,13 @@ def compare(problem: Problem, probe: Probe, i: int, rounding: Rounding | None) -
     relative = worst / scale if scale else 0.0
     places = np.argwhere(difference > tolerance * scale)
     return Error(relative, tolerance, _where(places, difference, t.shape) if len(places) else "", False)
+
+
+def _largest(x: Any) -> float:
+    """max |x|, without another array of that size; NaN if there is one."""
+    if np.iscomplexobj(x) or not x.size:
+        return float(np.max(np.abs(x), initial=0.0))
+    return float(np.maximum(np.max(x), -np.min(x)))
 
 
 def linearity(problem: Problem, probe: Probe, random: np.random.RandomState) -> tuple[list[bool], list[bool]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fundamentals.gradcheck.contract import called
 from fundamentals.gradcheck.differences import slope
-from fundamentals.gradcheck.precision import is_inexact, is_key, wide
+from fundamentals.gradcheck.precision import is_inexact, is_key
 from fundamentals.program import Program
 
 FORWARD = 4096  # entries up to which forward mode takes the place of reverse mode
@@ -63,29 +63,32 @@ def only_gradient(run: Callable[..., Any]) -> Callable[[list[Any], list[Any]], l
     return lambda leaves, dy: run(leaves, dy)[1]
 
 
+def restrict(function: Callable[..., Any], leaves: Sequence[Any], which: Sequence[int]) -> Callable[..., Any]:
+    """The function of some of the leaves, the others held where they are."""
+
+    def restricted(*chosen: Any) -> Any:
+        full = list(leaves)
+        for i, x in zip(which, chosen, strict=True):
+            full[i] = x
+        return function(*full)
+
+    return restricted
+
+
 def compile_truth(function: Callable[..., Any], which: tuple[int, ...], like: list[Any], outputs: list[Any]) -> Any:
     """(leaves, dy) → value and gradient by autodiff: in reverse, else (loops of unknown length) forward, entry by
     entry; None where neither works.
     """
 
     def by_reverse(leaves: list[Any], dy: list[Any]) -> tuple[Any, Any]:
-        def restricted(*chosen: Any) -> Any:
-            full = list(leaves)
-            for i, x in zip(which, chosen, strict=True):
-                full[i] = x
-            return function(*full)
-
-        y, pullback = jax.vjp(restricted, *(leaves[i] for i in which))
+        y, pullback = jax.vjp(restrict(function, leaves, which), *(leaves[i] for i in which))
         return y, pullback([jnp.asarray(d, v.dtype) for d, v in zip(dy, y, strict=True)])
 
     def by_forward(leaves: list[Any], dy: list[Any]) -> tuple[Any, Any]:
-        def scalar(*chosen: Any) -> Any:
-            full = list(leaves)
-            for i, x in zip(which, chosen, strict=True):
-                full[i] = x
+        def scalar(*full: Any) -> Any:
             return sum(jnp.sum(y * jnp.asarray(d, y.dtype)) for y, d in zip(function(*full), dy, strict=True))
 
-        return function(*leaves), jax.jacfwd(scalar, tuple(range(len(which))))(*(leaves[i] for i in which))
+        return function(*leaves), jax.jacfwd(scalar, which)(*leaves)
 
     def usable(derivative: Callable[..., Any]) -> bool:
         try:
@@ -148,8 +151,8 @@ def compile_manual(function: Callable[..., Any], like: list[Any]) -> Callable[..
 def compile_as_called(
     function: Callable[..., Any], leaves: list[Any], outputs: list[Any]
 ) -> Callable[[list[Any], float], list[Any]]:
-    """(dy, step) → what a function of (leaves, dy) returns in the caller's types, as float64: at the arguments given,
-    all floating ones times 1 + step.
+    """(dy, step) → what a function of (leaves, dy) returns in the caller's types: at the arguments given, all floating
+    ones times 1 + step.
     """
     run = compiled(function, leaves)
 
@@ -157,8 +160,7 @@ def compile_as_called(
         with jax.debug_nans(False), jax.debug_infs(False), jax.transfer_guard("allow"):
             cotangents = [jnp.asarray(d, y.dtype) for d, y in zip(dy, outputs, strict=True)]
             near = [x * jnp.asarray(1 + step, x.dtype) if step and is_inexact(x) else x for x in leaves]
-            found = [np.asarray(g) for g in run(near, cotangents)]
-        return [g.astype(wide(g.dtype)) for g in found]
+            return [np.asarray(g) for g in run(near, cotangents)]
 
     return call
 

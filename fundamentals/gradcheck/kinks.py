@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fundamentals.gradcheck.evaluation import compiled, precisely
+from fundamentals.gradcheck.evaluation import compiled, precisely, restrict
 from fundamentals.gradcheck.naming import short
 from fundamentals.gradcheck.probes import nudge
 from fundamentals.gradcheck.subject import Problem
@@ -290,14 +290,8 @@ def scale_of(x: Any) -> float:
 
 def _choice(equation: core.JaxprEqn, operands: list[Any], results: Sequence[Any]) -> list[Any]:
     places = [k for k, v in enumerate(equation.invars) if is_inexact(v)]
-
-    def of_chosen(*chosen: Any) -> list[Any]:
-        full = list(operands)
-        for k, x in zip(places, chosen, strict=True):
-            full[k] = x
-        return execute(equation, full)
-
-    _, pullback = jax.vjp(of_chosen, *(jnp.asarray(operands[k]) for k in places))
+    function = restrict(lambda *full: execute(equation, list(full)), operands, places)
+    _, pullback = jax.vjp(function, *(jnp.asarray(operands[k]) for k in places))
     marks = [1 + jnp.arange(y.size, dtype=y.dtype).reshape(y.shape) for y in results]
     return list(pullback(marks))
 

@@ -66,9 +66,9 @@ class Pool(NamedTuple):
 def pool(stage: Stage, scene: Scene, shape: tuple[int, ...]) -> Pool:
     """Those that can be broadcast to a shape, finite and not constant, no two the same."""
     key = id(scene.probe), shape
-    if key not in stage.pools:
-        stage.pools[key] = _pool(stage, scene, shape)
-    found: Pool = stage.pools[key]
+    if key not in stage.memory:
+        stage.memory[key] = _pool(stage, scene, shape)
+    found: Pool = stage.memory[key]
     return found
 
 
@@ -113,8 +113,8 @@ def _pool(stage: Stage, scene: Scene, shape: tuple[int, ...]) -> Pool:
 def _tensors(stage: Stage, scene: Scene) -> dict[str, tuple[Any, bool, bool]]:
     """By name: (value, whether the forward pass divides by it, whether it is a mask)."""
     key = id(scene.probe), "tensors"
-    if key in stage.pools:
-        known: dict[str, tuple[Any, bool, bool]] = stage.pools[key]
+    if key in stage.memory:
+        known: dict[str, tuple[Any, bool, bool]] = stage.memory[key]
         return known
     divisors = {stage.name(v) for v in _divisors(stage)}
     values = stage.tensors(scene)
@@ -133,7 +133,7 @@ def _tensors(stage: Stage, scene: Scene) -> dict[str, tuple[Any, bool, bool]]:
             s = 1 / (1 + np.exp(-y))
             for of, value in (("sigmoid′", s * (1 - s)), ("tanh′", 1 - np.tanh(y) ** 2), ("exp", np.exp(y))):
                 found.setdefault(f"{of}({name})", (value, False, False))
-    stage.pools[key] = found
+    stage.memory[key] = found
     return found
 
 

@@ -116,14 +116,11 @@ class Rounding:
 
         @jax.jit
         def gradient(leaves: list[Any], dy: list[Any]) -> Any:
-            def scalar(*chosen: Any) -> Any:
-                full = list(leaves)
-                for k, x in zip(which, chosen, strict=True):
-                    full[k] = x
+            def scalar(*full: Any) -> Any:
                 y = read(evaluate(program.jaxpr.jaxpr, program.jaxpr.consts, full, apply), program.jaxpr.jaxpr.outvars)
                 return sum(jnp.sum(a * d) for a, d in zip(y, dy, strict=True))
 
-            return jax.jacfwd(scalar, tuple(range(len(which))))(*(leaves[k] for k in which))
+            return jax.jacfwd(scalar, which)(*leaves)
 
         return gradient
 

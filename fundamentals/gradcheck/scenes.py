@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from fundamentals.gradcheck.evaluation import compiled, precisely
+from fundamentals.gradcheck.evaluation import compiled, precisely, restrict
 from fundamentals.gradcheck.fits import Known
 from fundamentals.gradcheck.naming import short, source
 from fundamentals.gradcheck.operators import DERIVATIVES, wrong_cotangents
@@ -81,8 +81,7 @@ class Stage:
         self.edges: list[Edge] = []
         self.depending: frozenset[str] = frozenset()
         self.edges_of: dict[Any, list[Edge]] = {}  # every use of a floating value
-        self.pools: dict[Any, Any] = {}
-        self._memory: dict[Any, Any] = {}
+        self.memory: dict[Any, Any] = {}  # what several searches ask for, each under keys of its own
         self.deadline = math.inf
         self.stopped = False
         self.failed: list[str] = []  # searches that ended with an exception
@@ -152,12 +151,12 @@ class Stage:
         """What else the cotangent of an edge is made to be, found once."""
         self.heed_time()
         key = "wrongs", id(scene.probe), edge
-        if key not in self.pools:
+        if key not in self.memory:
             equation = self.equation(edge)
             real = not any(map(is_complex, [*equation.invars, *equation.outvars])) or equation.primitive.name == "fft"
             empty = any(v.aval.size == 0 for v in [*equation.invars, *equation.outvars])
-            self.pools[key] = wrong_cotangents(self.view(scene, edge)) if real and not empty else []
-        found: list[Wrong] = self.pools[key]
+            self.memory[key] = wrong_cotangents(self.view(scene, edge)) if real and not empty else []
+        found: list[Wrong] = self.memory[key]
         return found
 
     @property
@@ -261,10 +260,10 @@ class Stage:
         """The same function, which is evaluated once at a scene however many leaves are asked about."""
 
         def known(scene: Scene) -> Any:
-            at = key, id(scene.probe)
-            if at not in self._memory:
-                self._memory[at] = gradient(scene)
-            return self._memory[at]
+            at = "gradient", key, id(scene.probe)
+            if at not in self.memory:
+                self.memory[at] = gradient(scene)
+            return self.memory[at]
 
         return known
 
@@ -292,16 +291,14 @@ class Stage:
             stacked.append(block)
         floating = [v for e in jaxpr.eqns for v in e.outvars if is_inexact(v)]
 
-        def values(chosen: list[Any]) -> list[Any]:
-            full = list(scene.probe.leaves)
-            for i, x in zip(which, chosen, strict=True):
-                full[i] = x
+        def values(*full: Any) -> list[Any]:
             known = evaluate(jaxpr, self.flat.jaxpr.consts, full, lambda _, e, operands: execute(e, operands))
             return [known[v] for v in floating]
 
         with precisely():
             at = [scene.probe.leaves[i] for i in which]
-            found = compiled(jax.vmap(lambda u: jax.jvp(values, (at,), (u,))[1]), at)(stacked)
+            function = restrict(values, scene.probe.leaves, which)
+            found = compiled(jax.vmap(lambda u: jax.jvp(function, at, u)[1]), at)(stacked)
         by_variable = dict(zip(floating, (np.asarray(x).reshape(total, -1) for x in found), strict=True))
         by_variable |= {jaxpr.invars[i]: block.reshape(total, -1) for i, block in zip(which, stacked, strict=True)}
         return Tangents(leaves, directions, by_variable)

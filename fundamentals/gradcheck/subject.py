@@ -26,6 +26,7 @@ from fundamentals.gradcheck.evaluation import (
     compile_value,
     only_gradient,
     precisely,
+    restrict,
     runner,
     without_value,
 )
@@ -140,15 +141,9 @@ def prepare(subject: Subject) -> Problem:
         return [gradient[i] for i in which], [jnp.asarray(same[i]) for i in floating] if same else []
 
     def autodiff(leaves: Sequence[Any], dy: Sequence[Any]) -> list[Any]:
-        def restricted(*chosen: Any) -> list[Any]:
-            full = list(leaves)
-            for i, x in zip(which, chosen, strict=True):
-                full[i] = x
-            return own(*full) if subject.plain else value(*full)
-
         # Without the rules that are checked, if it is those of the function itself.
         own = runner(flatten(value, *leaves)) if subject.plain else value
-        return list(jax.vjp(restricted, *(leaves[i] for i in which))[1](list(dy)))
+        return list(jax.vjp(restrict(own, leaves, which), *(leaves[i] for i in which))[1](list(dy)))
 
     dy_shapes = [jax.ShapeDtypeStruct(results[i].shape, results[i].dtype) for i in floating]
     in_given_types = inspect(manual, given, shapes, dy_shapes, [paths[i] for i in which], which)

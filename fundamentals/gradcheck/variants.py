@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fundamentals.gradcheck.evaluation import compiled, precisely
+from fundamentals.gradcheck.evaluation import compiled, precisely, restrict
 from fundamentals.gradcheck.naming import short
 from fundamentals.gradcheck.sweep import Sweep, is_inexact
 from fundamentals.program import Program, evaluate, execute, read
@@ -152,12 +152,7 @@ def _derivative(program: Program, by_operands: dict[int, Any], by_values: dict[i
 
     def gradient(leaves: list[Any], dy: list[Any], which: tuple[int, ...]) -> list[Any]:
         def of(leaves: list[Any], dy: list[Any]) -> Any:
-            def chosen(*xs: Any) -> Any:
-                full = list(leaves)
-                for i, x in zip(which, xs, strict=True):
-                    full[i] = x
-                return function(full)
-
+            chosen = restrict(lambda *full: function(list(full)), leaves, which)
             return jax.vjp(chosen, *(leaves[i] for i in which))[1](list(map(jnp.asarray, dy)))
 
         with precisely():

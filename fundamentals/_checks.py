@@ -126,6 +126,12 @@ def boolean(function: str, **values: Any) -> None:
             raise TypeError(f"{function}: {name} is {_describe(value)}; expected True or False")
 
 
+def choice(function: str, name: str, value: Any, among: Sequence[str]) -> None:
+    """A name is one of those that there are."""
+    if not isinstance(value, str) or value not in among:
+        raise ValueError(f"{function}: {name} is {value!r}; expected {', '.join(map(repr, among))}")
+
+
 def is_zero(value: Any) -> bool:
     """Whether a hyperparameter is known to be 0."""
     known = None if callable(value) else _concrete(value)

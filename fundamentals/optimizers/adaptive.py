@@ -1,12 +1,11 @@
-"""Methods that give every coordinate a step size of its own, from the history of its gradients.
+"""Methods that give every coordinate a step size of its own, from the squares of its gradients.
 
-They divide by the root of an average of squared gradients. What keeps that from dividing by zero stands in two
+They divide by the root of a sum or an average of squared gradients. What keeps that from dividing by zero stands in two
 places in the literature, and both are here under the same names everywhere: `eps_root` inside the root, `eps` outside,
 
     g / (√(s + eps_root) + eps).
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,66 @@ from fundamentals import _checks
 from fundamentals.base import Array, ArrayTree, Numeric
 from fundamentals.optimizers import core
 from fundamentals.optimizers.core import LearningRate, Optimizer
+
+
+class AdagradState(NamedTuple):
+    """The state of `adagrad`."""
+
+    step: Array  # [] int32, updates so far
+    accumulator: ArrayTree  # G, one a parameter
+
+
+def adagrad(
+    learning_rate: LearningRate,
+    eps: Numeric = 0.0,
+    eps_root: Numeric = 1e-8,
+    *,
+    initial_accumulator: Numeric = 0.0,
+) -> Optimizer:
+    """AdaGrad: G ← G + g², θ ← θ − η g / (√(G + eps_root) + eps).
+
+    G only grows, so that the rate η / √G of a coordinate only falls: as 1/√t where gradients keep their size, and not
+    at all where they are zero, which is what sparse features need.
+
+    The diagonal method of the paper, whose δ is `eps`. PyTorch has it outside, 1e-10; Keras inside, 1e-7; optax inside
+    with `initial_accumulator=0.1`, as has Keras, for smaller first steps. Here the first step is η in every coordinate.
+
+    Args:
+      learning_rate: η, a number ≥ 0 or a function of the step count.
+      eps, eps_root: ≥ 0, not both 0.
+      initial_accumulator: G before the first step, ≥ 0.
+
+    Returns:
+      An `Optimizer` with state `AdagradState`.
+
+    Raises:
+      ValueError: a hyperparameter is out of range.
+
+    Reference: Duchi, Hazan & Singer 2011, figure 1 with the composite mirror descent update and no regularizer.
+
+    Example:
+      optimizer = adagrad(0.1)
+    """
+    core.check_learning_rate("adagrad", learning_rate)
+    core.check_epsilons("adagrad", eps, eps_root)
+    _checks.interval("adagrad", "[0, inf)", initial_accumulator=initial_accumulator)
+
+    def init(params: ArrayTree) -> AdagradState:
+        return AdagradState(core.start(), core.full_like_moments("adagrad", params, initial_accumulator))
+
+    def update(gradients: ArrayTree, state: AdagradState, params: Any = None) -> tuple[ArrayTree, AdagradState]:
+        del params
+        _checks.instance("adagrad", "state", state, AdagradState)
+        core.check_gradients("adagrad", gradients, "the accumulator", state.accumulator)
+        eta = core.learning_rate_at("adagrad", learning_rate, state.step)
+        accumulator = jax.tree.map(lambda a, g: a + jnp.square(jnp.asarray(g, a.dtype)), state.accumulator, gradients)
+
+        def descend(g: Array, a: Array) -> Array:
+            return -jnp.asarray(eta, a.dtype) * jnp.asarray(g, a.dtype) / core.root(a, eps, eps_root)
+
+        return jax.tree.map(descend, gradients, accumulator), AdagradState(state.step + 1, accumulator)
+
+    return Optimizer(init, update)
 
 
 class RmspropState(NamedTuple):
@@ -30,8 +89,12 @@ def rmsprop(
 ) -> Optimizer:
     """RMSProp: s ← ρ s + (1 − ρ) g², θ ← θ − η g / (√(s + eps_root) + eps).
 
-    The defaults put ε inside the root, as JAX, optax and many lecture notes do. PyTorch and CS231n have it outside:
-    `rmsprop(η, ρ, eps=ε, eps_root=0.0)`. s starts at 0 without bias correction, so first steps are 1/√(1 − ρ) × larger.
+    AdaGrad with an average over the last 1 / (1 − ρ) gradients for the sum over all, so that the rate of a coordinate
+    recovers when its gradients become small. (Some courses call this Adadelta; `adadelta` is Zeiler's.)
+
+    The defaults put ε inside the root, as JAX, optax, Keras and many lecture notes do. PyTorch and CS231n have it
+    outside: `rmsprop(η, ρ, eps=ε, eps_root=0.0)`. s starts at 0 without bias correction, so that first steps are
+    1/√(1 − ρ) × larger. Graves's centred variant (an option in PyTorch and Keras) is not here.
 
     Args:
       learning_rate: η, a number ≥ 0 or a function of the step count.
@@ -64,91 +127,68 @@ def rmsprop(
         second_moment = core.decay(state.second_moment, decay, jnp.square, gradients)
 
         def descend(g: Array, s: Array) -> Array:
-            return -jnp.asarray(eta, s.dtype) * jnp.asarray(g, s.dtype) / _root(s, eps, eps_root)
+            return -jnp.asarray(eta, s.dtype) * jnp.asarray(g, s.dtype) / core.root(s, eps, eps_root)
 
         return jax.tree.map(descend, gradients, second_moment), RmspropState(state.step + 1, second_moment)
 
     return Optimizer(init, update)
 
 
-class AdamState(NamedTuple):
-    """The state of `adam`."""
+class AdadeltaState(NamedTuple):
+    """The state of `adadelta`."""
 
     step: Array  # [] int32, updates so far
-    first_moment: ArrayTree  # m, one a parameter
-    second_moment: ArrayTree  # v, one a parameter
+    second_moment: ArrayTree  # E[g²], one a parameter
+    squared_step: ArrayTree  # E[Δ²], one a parameter
 
 
-def adam(
-    learning_rate: LearningRate,
-    b1: Numeric = 0.9,
-    b2: Numeric = 0.999,
-    eps: Numeric = 1e-8,
-    eps_root: Numeric = 0.0,
-) -> Optimizer:
-    """Adam: averages of the gradient and of its square, corrected for having started at zero.
+def adadelta(learning_rate: LearningRate = 1.0, decay: Numeric = 0.9, eps: Numeric = 1e-6) -> Optimizer:
+    """Adadelta: RMSProp whose learning rate is the size of its own recent steps.
 
-        m ← β₁ m + (1 − β₁) g        m̂ = m / (1 − β₁ᵗ)
-        v ← β₂ v + (1 − β₂) g²       v̂ = v / (1 − β₂ᵗ)        θ ← θ − η m̂ / (√(v̂ + eps_root) + eps)
+        s ← ρ s + (1 − ρ) g²        Δ = −√(d + ε) / √(s + ε) g        d ← ρ d + (1 − ρ) Δ²        θ ← θ + η Δ
 
-    with t = 1 at the first update, whose length is therefore η in every coordinate. v is the uncentred second
-    moment, not a variance. The defaults are the paper's, ε outside the root, as in PyTorch and optax; the
-    other form is `adam(η, eps=0.0, eps_root=ε)`. Keras's ε is the paper's ε̂, outside the root of the uncorrected v.
+    Δ has the units of θ, where the steps of other methods have those of η. ε is inside both roots and does more
+    than prevent 0/0: d starts at zero, and the first step has the length √(ε / (1 − ρ)). η scales steps but does not
+    enter d, as in PyTorch and optax; the paper's η is 1, and so is the default here, as in PyTorch. Keras's is 0.001,
+    with ρ = 0.95 and ε = 1e-7.
 
     Args:
       learning_rate: η, a number ≥ 0 or a function of the step count.
-      b1, b2: β₁ and β₂ in [0, 1).
-      eps, eps_root: ≥ 0, not both 0.
+      decay: ρ in [0, 1).
+      eps: ε > 0.
 
     Returns:
-      An `Optimizer` with state `AdamState`.
+      An `Optimizer` with state `AdadeltaState`.
 
     Raises:
       ValueError: a hyperparameter is out of range.
 
-    Reference: Kingma & Ba 2015, algorithm 1.
+    Reference: Zeiler 2012, algorithm 1.
 
     Example:
-      optimizer = adam(1e-3)
+      optimizer = adadelta()
     """
-    core.check_learning_rate("adam", learning_rate)
-    _checks.interval("adam", "[0, 1)", b1=b1, b2=b2)
-    core.check_epsilons("adam", eps, eps_root)
+    core.check_learning_rate("adadelta", learning_rate)
+    _checks.interval("adadelta", "[0, 1)", decay=decay)
+    _checks.interval("adadelta", "(0, inf)", eps=eps)
 
-    def init(params: ArrayTree) -> AdamState:
-        return AdamState(core.start(), core.zeros_like_moments("adam", params), core.zeros_like_moments("adam", params))
+    def init(params: ArrayTree) -> AdadeltaState:
+        zeros = core.zeros_like_moments
+        return AdadeltaState(core.start(), zeros("adadelta", params), zeros("adadelta", params))
 
-    def update(gradients: ArrayTree, state: AdamState, params: Any = None) -> tuple[ArrayTree, AdamState]:
+    def update(gradients: ArrayTree, state: AdadeltaState, params: Any = None) -> tuple[ArrayTree, AdadeltaState]:
         del params
-        _checks.instance("adam", "state", state, AdamState)
-        core.check_gradients("adam", gradients, "the first moment", state.first_moment)
-        eta = core.learning_rate_at("adam", learning_rate, state.step)
-        t = state.step + 1
-        first_moment = core.decay(state.first_moment, b1, lambda g: g, gradients)
-        second_moment = core.decay(state.second_moment, b2, jnp.square, gradients)
+        _checks.instance("adadelta", "state", state, AdadeltaState)
+        core.check_gradients("adadelta", gradients, "the second moment", state.second_moment)
+        eta = core.learning_rate_at("adadelta", learning_rate, state.step)
+        second_moment = core.decay(state.second_moment, decay, jnp.square, gradients)
 
-        def descend(m: Array, v: Array) -> Array:
-            m_hat = m / _one_minus_power(b1, t, m.dtype)
-            v_hat = v / _one_minus_power(b2, t, v.dtype)
-            return -jnp.asarray(eta, m.dtype) * m_hat / _root(v_hat, eps, eps_root)
+        def step(g: Array, s: Array, d: Array) -> Array:
+            return -core.root(d, 0.0, eps) / core.root(s, 0.0, eps) * jnp.asarray(g, s.dtype)
 
-        return jax.tree.map(descend, first_moment, second_moment), AdamState(t, first_moment, second_moment)
+        steps = jax.tree.map(step, gradients, second_moment, state.squared_step)
+        squared_step = core.decay(state.squared_step, decay, jnp.square, steps)
+        updates = jax.tree.map(lambda delta: jnp.asarray(eta, delta.dtype) * delta, steps)
+        return updates, AdadeltaState(state.step + 1, second_moment, squared_step)
 
     return Optimizer(init, update)
-
-
-def _root(s: Array, eps: Numeric, eps_root: Numeric) -> Array:
-    return jnp.sqrt(s + jnp.asarray(eps_root, s.dtype)) + jnp.asarray(eps, s.dtype)
-
-
-def _one_minus_power(beta: Numeric, t: Array, dtype: Any) -> Array:
-    """1 − βᵗ without cancellation: −expm1(t log β), the logarithm in double precision where β is a number.
-
-    1 − float32(0.999) is off by 1.3e-5, and so would be the first step of Adam.
-    """
-    log_beta: Numeric
-    if isinstance(beta, int | float):
-        log_beta = math.log(beta) if beta > 0 else -math.inf
-    else:
-        log_beta = jnp.log(beta)
-    return -jnp.expm1(t.astype(dtype) * jnp.asarray(log_beta, dtype))

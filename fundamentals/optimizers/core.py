@@ -7,8 +7,12 @@ An optimizer is two pure functions. Its state is data: a NamedTuple that can be 
     params = apply_updates(params, updates)
 
 Parameters, gradients, updates and moments are pytrees of one structure. Moments have the dtype of their parameter,
-float32 for half precision; updates have the dtype of the moments and are added before rounding once. Nothing
-recompiles between steps. The field order is optax's, so `optax.chain` takes these optimizers as they are.
+float32 for half precision; updates have the dtype of the moments and are added before rounding once. Moments have the
+sharding of their parameter. Nothing recompiles between steps; every hyperparameter may be traced. The field order is
+optax's, so `optax.chain` takes these optimizers, and `chain` takes optax's transformations, as they are.
+
+What only changes gradients (clipping, the gradient of a penalty) has the same two functions and comes before the
+method in a `chain`.
 """
 
 from collections.abc import Callable
@@ -47,6 +51,47 @@ def apply_updates(params: ArrayTree, updates: ArrayTree) -> ArrayTree:
     return jax.tree.map(add, params, updates)
 
 
+def chain(*optimizers: Optimizer) -> Optimizer:
+    """One after the other: each takes the updates of the one before it for its gradients.
+
+    Args:
+      *optimizers: (init, update) pairs, these or optax's. None at all leaves gradients as they are.
+
+    Returns:
+      An `Optimizer` whose state is the tuple of their states.
+
+    Raises:
+      TypeError: one of them is no pair of functions.
+
+    Example:
+      optimizer = chain(clip_by_global_norm(1.0), adam(1e-3))
+    """
+    for i, optimizer in enumerate(optimizers):
+        if not (isinstance(optimizer, tuple) and len(optimizer) == 2 and all(map(callable, optimizer))):
+            raise TypeError(
+                f"chain: optimizers[{i}] is of type {type(optimizer).__name__}; expected a pair (init, update)"
+            )
+
+    def init(params: ArrayTree) -> tuple[Any, ...]:
+        return tuple(start(params) for start, _ in optimizers)
+
+    def update(gradients: ArrayTree, state: tuple[Any, ...], params: Any = None) -> tuple[ArrayTree, tuple[Any, ...]]:
+        _checks.instance("chain", "state", state, tuple)
+        if len(state) != len(optimizers):
+            raise ValueError(f"chain: state has {len(state)} parts; expected {len(optimizers)}, one an optimizer")
+        states = []
+        for (_, step), part in zip(optimizers, state, strict=True):
+            gradients, part = step(gradients, part, params)
+            states.append(part)
+        return gradients, tuple(states)
+
+    return Optimizer(init, update)
+
+
+class NoState(NamedTuple):
+    """The state of what has none."""
+
+
 def check_learning_rate(function: str, learning_rate: LearningRate) -> None:
     """A learning rate is a function, or a finite number ≥ 0."""
     if not callable(learning_rate):
@@ -79,9 +124,22 @@ def start() -> Array:
 
 
 def zeros_like_moments(function: str, params: ArrayTree) -> ArrayTree:
-    """A zero for every parameter, in the dtype of moments."""
+    """A zero for every parameter, in the dtype of moments and with the parameter's sharding."""
+    return full_like_moments(function, params, 0.0)
+
+
+def full_like_moments(function: str, params: ArrayTree, value: Numeric) -> ArrayTree:
+    """The same number for every parameter, in the dtype of moments and with the parameter's sharding."""
     _checks.floating_leaves(function, params=params)
-    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=accumulation_dtype(jnp.result_type(p))), params)
+
+    def full(p: Array) -> Array:
+        p = jnp.asarray(p)
+        moment = jnp.full_like(p, value, dtype=accumulation_dtype(p.dtype))
+        # Under jit a constant has no sharding of its own, and would be whole on every device. The compiler sees that
+        # neither choice depends on p only after it has divided the program among the devices.
+        return jnp.where(p == p, moment, moment) if isinstance(p, jax.core.Tracer) else moment
+
+    return jax.tree.map(full, params)
 
 
 def decay(moment: ArrayTree, beta: Numeric, term: Callable[[Array], Array], gradients: ArrayTree) -> ArrayTree:
@@ -92,3 +150,8 @@ def decay(moment: ArrayTree, beta: Numeric, term: Callable[[Array], Array], grad
         return jnp.asarray(beta, m.dtype) * m + jnp.asarray(1 - beta, m.dtype) * term(jnp.asarray(g, m.dtype))
 
     return jax.tree.map(average, moment, gradients)
+
+
+def root(s: Array, eps: Numeric, eps_root: Numeric) -> Array:
+    """√(s + eps_root) + eps, in the dtype of s."""
+    return jnp.sqrt(s + jnp.asarray(eps_root, s.dtype)) + jnp.asarray(eps, s.dtype)

@@ -31,7 +31,7 @@ def global_norm(tree: ArrayTree) -> Array:
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
     if not leaves:
         return jnp.zeros(())
-    dtype = jnp.result_type(*(accumulation_dtype(x.dtype) for x in leaves))
+    dtype = max((accumulation_dtype(x.dtype) for x in leaves), key=lambda wide: jnp.finfo(wide).bits)
     leaves = [x.astype(dtype) for x in leaves]
 
     def squares(scale: Array) -> Array:
@@ -78,6 +78,7 @@ def clip_by_global_norm(max_norm: Numeric) -> Optimizer:
     def update(gradients: ArrayTree, state: NoState, params: Any = None) -> tuple[ArrayTree, NoState]:
         del params
         _checks.instance("clip_by_global_norm", "state", state, NoState)
+        _checks.floating_leaves("clip_by_global_norm", gradients=gradients)
         norm = global_norm(gradients)
         limit = jnp.asarray(max_norm, norm.dtype)
 

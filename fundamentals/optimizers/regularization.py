@@ -51,7 +51,7 @@ def l2_regularization(weight_decay: Numeric, *, mask: Mask | None = None) -> Opt
 
 def decayed(function: str, gradients: ArrayTree, params: Any, weight_decay: Numeric, mask: Mask | None) -> ArrayTree:
     """g + λ θ, or g where the mask is False."""
-    if params is None:
+    if params is None and jax.tree.leaves(gradients):
         raise ValueError(f"{function}: params is None; expected the parameters, which the decay is of")
     core.check_gradients(function, gradients, "params", params)
     chosen: Any = jax.tree.map(lambda _: True, params) if mask is None else mask(params) if callable(mask) else mask

@@ -1,0 +1,72 @@
+"""Norms, and what clipping does to them: also where squares overflow, and to what is not finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fundamentals.optimizers import clip_by_global_norm, clip_by_value, global_norm
+
+TREE = {"w": jnp.array([[3.0, 0.0], [-4.0, 0.0]]), "b": (jnp.array(12.0), None)}
+
+
+def clipped(optimizer, gradients):
+    return jax.jit(optimizer.update)(gradients, optimizer.init(gradients))[0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e30])
+def test_norm_of_any_size(scale):
+    tree = jax.tree.map(lambda x: x * jnp.float32(scale), TREE)
+    np.testing.assert_allclose(global_norm(tree), 13 * scale, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(global_norm)(tree), 13 * scale, rtol=1e-6)
+
+
+def test_norm_of_nothing_of_zeros_and_of_mixed_types():
+    assert global_norm({}) == global_norm({"w": jnp.zeros((0, 3))}) == global_norm(jnp.zeros(3)) == 0
+    halves = {"a": jnp.full(4, 300.0, jnp.float16), "b": jnp.full(4, 400.0, jnp.bfloat16)}
+    norm = global_norm(halves)  # 300² is more than float16 holds
+    assert (float(norm), norm.dtype) == (1000.0, jnp.float32)
+    with jax.enable_x64(True):
+        norm = global_norm({"a": jnp.array([3.0], jnp.float32), "b": jnp.array([4.0], jnp.float64)})
+        assert (float(norm), norm.dtype) == (5.0, jnp.float64)
+    with pytest.raises(TypeError, match=r"global_norm: tree\['ids'\] has dtype int32; expected a floating dtype"):
+        global_norm({"ids": jnp.arange(3)})
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e30, 1e37])
+def test_long_gradients_are_shortened_and_keep_their_direction(scale):
+    found = clipped(clip_by_global_norm(6.5), jax.tree.map(lambda x: x * jnp.float32(scale), TREE))
+    np.testing.assert_allclose(found["w"], np.asarray(TREE["w"]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(found["b"][0], 6.0, rtol=1e-6)
+
+
+def test_short_gradients_are_left_as_they_are():
+    for norm in (13.0, 1e9):
+        found = clipped(clip_by_global_norm(norm), TREE)
+        assert all(map(np.array_equal, jax.tree.leaves(found), jax.tree.leaves(TREE)))
+
+
+def test_half_precision_is_clipped_in_float32():
+    gradients = {"w": jnp.full(64, 60000.0, jnp.float16)}
+    found = clipped(clip_by_global_norm(1.0), gradients)["w"]
+    assert found.dtype == jnp.float16
+    np.testing.assert_allclose(found, 0.125, rtol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_has_no_direction(bad):
+    gradients = {"w": jnp.array([1.0, bad]), "b": jnp.array(2.0)}
+    for leaf in jax.tree.leaves(clipped(clip_by_global_norm(1.0), gradients)):
+        assert np.all(np.isnan(leaf))
+    assert np.isnan(global_norm(gradients)) if np.isnan(bad) else np.isposinf(global_norm(gradients))
+    both = {"w": jnp.array([jnp.nan, jnp.inf])}
+    assert np.isnan(global_norm(both))
+    limited = clipped(clip_by_value(1.5), gradients)
+    np.testing.assert_array_equal(limited["w"], np.array([1.0, np.clip(bad, -1.5, 1.5)], np.float32))
+    np.testing.assert_array_equal(limited["b"], 1.5)
+
+
+def test_clipping_by_value_changes_the_direction():
+    found = clipped(clip_by_value(4.0), TREE)
+    np.testing.assert_array_equal(found["w"], [[3, 0], [-4, 0]])
+    assert found["b"][0] == 4

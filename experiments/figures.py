@@ -217,6 +217,38 @@ def _growth(
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def steps(title: str, panels: dict[str, dict[str, dict[int, float]]]) -> Figure:
+    """Nanoseconds of an optimizer's step for each parameter, against their number.
+
+    Args:
+      title: of the figure.
+      panels: seconds of a step, by panel, form and number of parameters.
+    """
+    figure = Figure(figsize=(min(3.8 * len(panels), 15) + 0.4, 4.2), layout="constrained")
+    colours = {"fundamentals": HAND, "optax": LARGE, "torch": FORMS["torch"], "floor": "#777777"}
+    handles: dict[str, Any] = {}
+    for axes, (name, forms) in zip(
+        np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels.items(), strict=True
+    ):
+        for form, seconds in forms.items():
+            sizes = sorted(seconds)
+            style = "--" if form == "floor" else "-o"
+            each = [1e9 * seconds[size] / size for size in sizes]
+            (handles[form],) = axes.plot(sizes, each, style, color=colours[form], markersize=4)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_title(name)
+        axes.set_xlabel("parameters")
+        axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.spines[["top", "right"]].set_visible(False)
+    np.atleast_1d(figure.axes)[0].set_ylabel("ns a parameter")
+    figure.legend(handles.values(), handles, frameon=False, loc="outside lower center", ncols=4)
+    figure.suptitle(title)
+    return figure
+
+
 def output_distributions(
     *,
     data: tuple[np.ndarray, np.ndarray],

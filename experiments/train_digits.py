@@ -35,8 +35,11 @@ from fundamentals.catalogue import RULES
 OPTIMIZERS: dict[str, Callable[..., optimizers.Optimizer]] = {
     "sgd": optimizers.sgd,
     "momentum": optimizers.momentum,
+    "adagrad": optimizers.adagrad,
+    "adadelta": optimizers.adadelta,
     "rmsprop": optimizers.rmsprop,
     "adam": optimizers.adam,
+    "adamw": optimizers.adamw,
 }
 INITIALIZERS: dict[str, Callable[..., Any]] = {
     "zeros": lambda: initializers.zeros,

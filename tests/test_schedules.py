@@ -20,7 +20,11 @@ CASES = {
     "linear_warmup": (schedules.linear_warmup(0.4, steps=4), np.minimum(0.1 * (STEPS + 1), 0.4)),
     "joined": (
         schedules.joined(
-            [schedules.linear_warmup(0.4, steps=4), schedules.cosine(0.4, steps=4), schedules.linear(0.01, 0.05, steps=4)],
+            [
+                schedules.linear_warmup(0.4, steps=4),
+                schedules.cosine(0.4, steps=4),
+                schedules.linear(0.01, 0.05, steps=4),
+            ],
             [4, 8],
         ),
         np.concatenate(

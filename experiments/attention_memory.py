@@ -10,8 +10,8 @@ keeps a tile where the processor's cache is and skips those that `causal` leaves
 
     python -m experiments.attention_memory --flagfile=configs/attention_memory.flags
 
-A program that needs more than --memory_limit is compiled and not run. The forms are timed in turn, in an order that
-alternates; read the ratios, medians over rounds, rather than the times.
+A program that needs more than --memory_limit is compiled and not run. The forms are timed in turn, in orders that
+differ; read the ratios, medians over rounds, rather than the times.
 """
 
 import functools

@@ -243,7 +243,7 @@ def steps(title: str, panels: dict[str, dict[str, dict[int, float]]]) -> Figure:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.spines[["top", "right"]].set_visible(False)
-    np.atleast_1d(figure.axes)[0].set_ylabel("ns a parameter")
+    figure.axes[0].set_ylabel("ns a parameter")
     figure.legend(handles.values(), handles, frameon=False, loc="outside lower center", ncols=4)
     figure.suptitle(title)
     return figure

@@ -10,8 +10,8 @@ chunk, whatever V. It takes 4 matrix products where autodiff takes 3, which it a
 
     python -m experiments.large_vocabulary --flagfile=configs/large_vocabulary.flags
 
-A program that needs more than --memory_limit is compiled and not run. The forms are timed in turn, in an order that
-alternates; read the ratios, medians over rounds, rather than the times.
+A program that needs more than --memory_limit is compiled and not run. The forms are timed in turn, in orders that
+differ; read the ratios, medians over rounds, rather than the times.
 """
 
 import functools

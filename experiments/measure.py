@@ -1,7 +1,9 @@
 """Leaf helpers to compare forms of one computation: their memory, their times in turn, how both grow with a size."""
 
 import functools
+import itertools
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -109,16 +111,19 @@ def finished(call: Callable[[], Any]) -> Any:
 
 
 def in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int, seconds: float) -> dict[str, list[float]]:
-    """The seconds that each call takes, a list of rounds; every other round in the opposite order.
+    """The seconds that each call takes, a list of rounds, each in an order of its own: what runs before a call leaves
+    caches to it, and threads that have not come to rest.
 
     At most `repeats` rounds, none begun after `seconds`; empty if there was no time for any.
     """
     times: dict[str, list[float]] = {}
+    orders = list(itertools.permutations(calls))
+    random.Random(0).shuffle(orders)
     start = time.perf_counter()
     for number in range(repeats):
         if time.perf_counter() - start >= seconds:
             break
-        for form in calls if number % 2 else reversed(list(calls)):
+        for form in orders[number % len(orders)]:
             begin = time.perf_counter()
             finished(calls[form])
             times.setdefault(form, []).append(time.perf_counter() - begin)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fundamentals.optimizers import clip_by_global_norm, clip_by_value, global_norm
+from fundamentals.optimizers import NoState, clip_by_global_norm, clip_by_value, global_norm
 
 TREE = {"w": jnp.array([[3.0, 0.0], [-4.0, 0.0]]), "b": (jnp.array(12.0), None)}
 
@@ -14,11 +14,56 @@ def clipped(optimizer, gradients):
     return jax.jit(optimizer.update)(gradients, optimizer.init(gradients))[0]
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e30])
-def test_norm_of_any_size(scale):
-    tree = jax.tree.map(lambda x: x * jnp.float32(scale), TREE)
-    np.testing.assert_allclose(global_norm(tree), 13 * scale, rtol=1e-6)
-    np.testing.assert_allclose(jax.jit(global_norm)(tree), 13 * scale, rtol=1e-6)
+FORMS = {"eager": lambda f: f, "jit": jax.jit, "vmap": lambda f: lambda *args: one_of_two(f, args)}
+
+
+def one_of_two(function, args):
+    """Beside zeros: a branch that is not taken is computed all the same under vmap."""
+    both = jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x), x]), args)
+    return jax.tree.map(lambda y: y[1], jax.vmap(function)(*both))
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 2e-37, 1e30, 6e37, 1e38])
+def test_norms_and_their_derivatives_at_any_size(scale, form):
+    for x in (jnp.array([1.0, -2.0, 0.0, 2.0]), jnp.array([[2.0, 1.0, 2.0]]), jnp.full(6, 1.2)):
+        x = x * jnp.float32(scale)
+        exact = np.linalg.norm(np.asarray(x, np.float64).ravel())
+        if exact > 3.4e38:
+            assert np.isposinf(form(global_norm)(x))
+            continue
+        np.testing.assert_allclose(form(global_norm)(x), exact, rtol=1e-6)
+        direction = np.asarray(x, np.float64) / exact
+        np.testing.assert_allclose(form(jax.grad(global_norm))(x), direction, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(form(clip)(x), np.asarray(x) if exact <= 0.5 else 0.5 * direction, rtol=1e-5)
+
+
+def clip(x):
+    return clip_by_global_norm(0.5).update(x, NoState())[0]
+
+
+def test_norms_in_float64_and_of_a_tree(x64):
+    for scale in (1e-300, 1.0, 1e300):
+        tree = jax.tree.map(lambda x, scale=scale: jnp.asarray(x, jnp.float64) * scale, TREE)
+        np.testing.assert_allclose(global_norm(tree), 13 * scale, rtol=1e-14)
+
+
+def test_many_small_squares_count():
+    # Each square is below what float32 holds with all digits, their sum is not beside the one large entry's.
+    x = jnp.append(jnp.full(100_000, 0.9e-19), 1e-17)
+    np.testing.assert_allclose(global_norm(x), np.linalg.norm(np.asarray(x, np.float64)), rtol=1e-5)
+
+
+def test_derivatives_of_clipping():
+    # Where it shortens to length c, c / ‖g‖ (1 − ĝ ĝᵀ); elsewhere the identity, at 0 too.
+    for x, matrix in (
+        ([0.0, 0.0], np.eye(2)),
+        ([1e-30, 0.0], np.eye(2)),
+        ([3.0, 4.0], 0.1 * np.array([[0.64, -0.48], [-0.48, 0.36]])),
+        ([3e30, 4e30], 1e-31 * np.array([[0.64, -0.48], [-0.48, 0.36]])),
+    ):
+        found = jax.jit(jax.jacobian(clip))(jnp.array(x))
+        np.testing.assert_allclose(found, matrix, rtol=1e-5, atol=1e-6 * np.max(np.abs(matrix)))
 
 
 def test_norm_of_nothing_of_zeros_and_of_mixed_types():
@@ -64,6 +109,16 @@ def test_what_is_not_finite_has_no_direction(bad):
     limited = clipped(clip_by_value(1.5), gradients)
     np.testing.assert_array_equal(limited["w"], np.array([1.0, np.clip(bad, -1.5, 1.5)], np.float32))
     np.testing.assert_array_equal(limited["b"], 1.5)
+
+
+def test_a_small_limit_of_a_large_gradient():
+    found = clipped(clip_by_global_norm(1e-3), jnp.array([3e36, 4e36]))
+    np.testing.assert_allclose(found, [6e-4, 8e-4], rtol=1e-6)
+
+
+def test_a_limit_above_the_largest_number_of_a_dtype():
+    found = clipped(clip_by_value(1e5), jnp.array([jnp.inf, -jnp.inf, 3.0], jnp.float16))
+    np.testing.assert_array_equal(found, np.array([65504, -65504, 3], np.float16))
 
 
 def test_clipping_by_value_changes_the_direction():

@@ -64,12 +64,13 @@ def test_other_errors_are_not_swallowed():
         measure.compare(8, {"one": fail}, [jnp.ones(8)], {}, **LIMITS)
 
 
-def test_times_in_alternating_order():
+def test_every_call_runs_after_every_other():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
-    times = measure.in_turn(calls, 3, math.inf)
-    assert "".join(order) == "cba" + "abc" + "cba"
-    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3, "c": 3}
+    times = measure.in_turn(calls, 6, math.inf)
+    rounds = {"".join(order[i : i + 3]) for i in range(0, 18, 3)}
+    assert rounds == {"abc", "acb", "bac", "bca", "cab", "cba"}
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 6, "b": 6, "c": 6}
 
 
 def test_stops_when_time_is_over():

@@ -86,22 +86,23 @@ def numpy_adam(theta, eta, b1=0.9, b2=0.999, outside=1e-8, inside=0.0, decay=0.0
         theta = theta - eta * (m_hat / (np.sqrt(v_hat + inside) + outside) + decay * theta)
 
 
-def numpy_keras_adam(theta, eta, b1=0.9, b2=0.999, eps=1e-7):
+def numpy_keras_adam(theta, eta, b1=0.9, b2=0.999, eps=1e-7, decay=0.0, inside=0.0):
     m, v, t = np.zeros_like(theta), np.zeros_like(theta), 0
     while True:
         g = yield theta
         t += 1
+        theta = theta - decay * eta * theta
         alpha = eta * np.sqrt(1 - b2**t) / (1 - b1**t)
         m, v = m + (g - m) * (1 - b1), v + (g**2 - v) * (1 - b2)
-        theta = theta - m * alpha / (np.sqrt(v) + eps)
+        theta = theta - m * alpha / (np.sqrt(v + inside) + eps)
 
 
-def numpy_uncorrected_adam(theta, eta, b1=0.9, b2=0.999, eps=1e-8):
+def numpy_uncorrected_adam(theta, eta, outside=1e-8, inside=0.0, decay=0.0, b1=0.9, b2=0.999):
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     while True:
         g = yield theta
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-        theta = theta - eta * m / (np.sqrt(v) + eps)
+        theta = theta - eta * (m / (np.sqrt(v + inside) + outside) + decay * theta)
 
 
 CASES = {
@@ -131,6 +132,21 @@ CASES = {
     "adam, no first moment": (adam(0.05, b1=0.0, b2=0.9, eps=1e-2), numpy_adam, (0.05, 0.0, 0.9, 1e-2)),
     "adam, keras": (adam(0.05, eps=1e-3, eps_hat=True), numpy_keras_adam, (0.05, 0.9, 0.999, 1e-3)),
     "adam, uncorrected": (adam(0.05, bias_correction=False), numpy_uncorrected_adam, (0.05,)),
+    "adam, both, of the uncorrected": (
+        adam(0.05, eps=1e-3, eps_root=1e-2, eps_hat=True), numpy_keras_adam, (0.05, 0.9, 0.999, 1e-3, 0.0, 1e-2),
+    ),
+    "adam, uncorrected, inside": (
+        adam(0.05, eps=0.0, eps_root=1e-3, bias_correction=False), numpy_uncorrected_adam, (0.05, 0.0, 1e-3),
+    ),
+    "adamw, inside": (
+        adamw(0.05, eps=0.0, eps_root=1e-3, weight_decay=0.1), numpy_adam, (0.05, 0.9, 0.999, 0.0, 1e-3, 0.1),
+    ),
+    "adamw, keras": (
+        adamw(0.05, eps=1e-3, eps_hat=True, weight_decay=0.1), numpy_keras_adam, (0.05, 0.9, 0.999, 1e-3, 0.1),
+    ),
+    "adamw, uncorrected": (
+        adamw(0.05, weight_decay=0.1, bias_correction=False), numpy_uncorrected_adam, (0.05, 1e-8, 0.0, 0.1),
+    ),
     "adamw": (adamw(0.05, weight_decay=0.1), numpy_adam, (0.05, 0.9, 0.999, 1e-8, 0.0, 0.1)),
     "adam with a penalty": (
         chain(l2_regularization(0.1), adam(0.05)), numpy_adam, (0.05, 0.9, 0.999, 1e-8, 0.0, 0.0, 0.1),

@@ -53,6 +53,18 @@ def test_dtypes(method, dtype):
         np.testing.assert_allclose(a.astype(jnp.float64), b, rtol=0, atol=4 * eps)
 
 
+def test_half_precision_is_computed_in_float32_and_rounded_once():
+    one, update = jnp.bfloat16(1), jnp.float32(0.00390625 * 1.003)  # just above half of the step from 1 to the next
+    assert float(optimizers.apply_updates(one, update)) == 1.0078125
+    updates, _ = sgd(0.1).update(one, sgd(0.1).init(one))
+    assert float(updates) == -float(np.float32(0.1))
+    decayed, _ = adamw(0.1, weight_decay=0.01).update(one * 0, adamw(0.1).init(one), one)
+    np.testing.assert_allclose(decayed, -0.1 * 0.01, rtol=1e-6)
+    penalty = l2_regularization(0.01)
+    gradients, _ = penalty.update(one, penalty.init(one), one)
+    assert (float(gradients), gradients.dtype) == (1.0078125, jnp.bfloat16)
+
+
 def test_small_updates_of_half_precision_parameters_are_not_lost_in_the_moments():
     # v grows by 1e-3 g² a step; in bfloat16 that increment vanishes beside a v of 0.3 or more.
     optimizer = adam(0.0)
@@ -122,7 +134,30 @@ def test_state_is_sharded_as_the_parameters(method, under_jit):
     state = (jax.jit(optimizer.init) if under_jit else optimizer.init)(params)
     updates, later = jax.jit(optimizer.update)(params, state, params)
     for leaf in jax.tree.leaves((updates, state, later)):
-        assert leaf.ndim == 0 or leaf.sharding.is_equivalent_to(split, 2), leaf.sharding
+        expected = split if leaf.ndim else NamedSharding(mesh, PartitionSpec())
+        if leaf.ndim or not under_jit:  # there, a counter beside nothing else is where jit puts it
+            assert leaf.sharding.is_equivalent_to(expected, leaf.ndim), leaf.sharding
+
+
+def test_the_counter_is_where_the_parameters_are():
+    step = jax.jit(adam(0.1).update)
+    params = jax.device_put(jnp.ones(3), jax.devices()[1])
+    _, state = step(params, adam(0.1).init(params))
+    step(params, state)
+    assert step._cache_size() == 1
+    assert adam(0.1).init(params).step.devices() == {jax.devices()[1]}
+
+
+@EVERY_METHOD
+def test_the_counter_stays_at_the_largest_number(method):
+    if method is METHODS["chain"]:
+        method = momentum
+    optimizer, params = method(0.1), jnp.ones(2)
+    state = optimizer.init(params)._replace(step=jnp.int32(2**31 - 2))
+    for _ in range(3):
+        updates, state = optimizer.update(params, state, params)
+    assert int(state.step) == 2**31 - 1
+    assert np.all(np.asarray(updates) < 0)
 
 
 @EVERY_METHOD
@@ -157,9 +192,44 @@ def test_gradients_and_states_that_do_not_fit(method):
         optimizer.update(jax.tree.map(lambda x: x.astype(int), params), state, params)
     with pytest.raises((TypeError, ValueError), match="state"):
         optimizer.update(params, {"step": 0}, params)
+    with pytest.raises(ValueError, match=r"expected \[3, 2\] as in params"):
+        optimizer.update(params, state, params | {"w": jnp.ones((3, 2))})
+    for name, moment in zip(getattr(state, "_fields", ()), state, strict=False):
+        if isinstance(moment, dict):
+            wrong = state._replace(**{name: moment | {"b": jnp.ones(())}})
+            with pytest.raises(
+                ValueError, match=rf"gradients\['b'\] has shape \[3\]; expected \[\] as in state.{name}"
+            ):
+                optimizer.update(params, wrong, params)
 
 
 BAD = [
+    (lambda: rmsprop(0.1, decay=1.0), ValueError, "rmsprop: decay is 1.0; expected a number in [0, 1)"),
+    (
+        lambda: adamw(0.1).update({}, adamw(0.1).init({})),
+        ValueError,
+        "adamw: params is None; expected the parameters, which the decay is of",
+    ),
+    (
+        lambda: sgd(lambda step: None).update(jnp.ones(2), sgd(0.1).init(jnp.ones(2))),
+        TypeError,
+        "sgd: learning_rate(step) is None",
+    ),
+    (
+        lambda: optimizers.apply_updates(jnp.ones(2), jnp.ones(2, jnp.int32)),
+        TypeError,
+        "apply_updates: updates has dtype int32; expected a floating dtype",
+    ),
+    (
+        lambda: optimizers.clip_by_value(1.0).update(jnp.ones(2), ()),
+        TypeError,
+        "clip_by_value: state is of type tuple; expected NoState",
+    ),
+    (
+        lambda: optimizers.clip_by_value(1.0).update(jnp.arange(2), optimizers.NoState()),
+        TypeError,
+        "clip_by_value: gradients has dtype int32; expected a floating dtype",
+    ),
     (lambda: sgd(-0.1), ValueError, "sgd: learning_rate is -0.1; expected a number in [0, inf)"),
     (lambda: sgd(float("nan")), ValueError, "sgd: learning_rate is nan"),
     (lambda: sgd("fast"), TypeError, "sgd: learning_rate is 'fast'"),
@@ -197,7 +267,7 @@ BAD = [
     (
         lambda: sgd(lambda step: jnp.ones(3)).update(jnp.ones(2), sgd(0.1).init(jnp.ones(2))),
         ValueError,
-        "sgd: learning_rate has shape [3]; expected a number",
+        "sgd: learning_rate(step) has shape [3]; expected a number",
     ),
     (
         lambda: optimizers.apply_updates({"w": jnp.ones(2)}, {"w": jnp.ones((1, 2))}),
@@ -296,6 +366,42 @@ def test_decay_of_some_parameters():
         optimizer = adamw(0.1, mask=mask)
         with pytest.raises(error, match=re.escape(message)):
             optimizer.update(params, optimizer.init(params), params)
+
+
+def test_masks_that_can_be_called():
+    @jax.tree_util.register_pytree_node_class
+    class Module:
+        def __init__(self, w, b):
+            self.w, self.b = w, b
+
+        def __call__(self, x):
+            return x @ self.w + self.b
+
+        def tree_flatten(self):
+            return (self.w, self.b), None
+
+        @classmethod
+        def tree_unflatten(cls, _, children):
+            return cls(*children)
+
+    params = Module(jnp.ones((2, 2)), jnp.ones(2))
+    optimizer = adamw(0.1, weight_decay=0.5, mask=Module(True, False))
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates.w, -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates.b, 0)
+
+
+def test_chain_passes_keywords_to_those_that_take_them():
+    seen = []
+
+    def update(gradients, state, params=None, **more):
+        seen.append(more)
+        return gradients, state
+
+    watching = (lambda params: (), update)
+    outer = chain(sgd(0.1), chain(watching, momentum(0.1)), watching)
+    outer.update(jnp.ones(2), outer.init(jnp.ones(2)), value=3.0)
+    assert seen == [{"value": 3.0}] * 2
 
 
 def test_chain_passes_updates_on_and_keeps_every_state():

@@ -46,6 +46,17 @@ def test_values(name):
         np.testing.assert_allclose(schedule(jnp.asarray(STEPS)), expected, rtol=1e-14, atol=1e-17)
 
 
+def test_late_steps_are_counted_as_integers():
+    schedule = schedules.step(1.0, factor=0.5, every=10_000_019)
+    assert float(schedule(jnp.int32(4 * 10_000_019 - 1))) == 0.125
+    assert float(schedule(jnp.int32(4 * 10_000_019))) == 0.0625
+
+
+def test_joined_rates_are_floating_whatever_the_first_returns():
+    schedule = schedules.joined([lambda t: 0, schedules.constant(0.1)], [5])
+    np.testing.assert_allclose([schedule(jnp.int32(t)) for t in (4, 5)], [0, 0.1], rtol=1e-6)
+
+
 def test_an_optimizer_takes_the_rate_of_its_own_step():
     optimizer = sgd(schedules.step(1.0, factor=0.1, every=2))
     state, found = optimizer.init(jnp.ones(())), []
@@ -69,6 +80,11 @@ def test_an_optimizer_takes_the_rate_of_its_own_step():
         (lambda: schedules.cosine(0.1, steps=1.5), TypeError, "cosine: steps is 1.5 (float); expected an integer ≥ 1"),
         (lambda: schedules.linear(0.1, -0.1, steps=3), ValueError, "linear: final is -0.1"),
         (lambda: schedules.linear_warmup(0.1, steps=0), ValueError, "linear_warmup: steps is 0"),
+        (lambda: schedules.cosine(-0.1, steps=3), ValueError, "cosine: initial is -0.1"),
+        (lambda: schedules.linear_warmup(-0.1, steps=3), ValueError, "linear_warmup: peak is -0.1"),
+        (lambda: schedules.joined([sum, sum], [0]), ValueError, "joined: boundaries[0] is 0; expected an integer ≥ 1"),
+        (lambda: schedules.joined(sum, []), TypeError, "joined: schedules is of type builtin_function_or_method"),
+        (lambda: schedules.joined([sum], 3), TypeError, "joined: boundaries is of type int; expected a sequence"),
         (lambda: schedules.joined([], []), ValueError, "joined: schedules is (); expected at least one function"),
         (lambda: schedules.joined([sum], [3]), ValueError, "joined: boundaries has 1 entries; expected 0"),
         (lambda: schedules.joined([sum] * 3, [3, 3]), ValueError, "joined: boundaries is (3, 3); expected increasing"),

@@ -31,10 +31,11 @@ What others write, and how to have it here; η, β, ρ, λ and ε are theirs:
       Keras, TensorFlow         √(1−β₂ᵗ)/(1−β₁ᵗ) m / (√v + ε̂)    adam(η, eps=ε̂, eps_hat=True)
       notes, uncorrected        m / (√v + ε)                     adam(η, eps=ε, bias_correction=False)
     AdamW
-      PyTorch, optax, Keras     m̂ / (√v̂ + ε) + λ θ               adamw(η, weight_decay=λ)
+      PyTorch, optax            m̂ / (√v̂ + ε) + λ θ               adamw(η, weight_decay=λ)
+      Keras                     with its Adam's ε̂                adamw(η, eps=ε̂, eps_hat=True, weight_decay=λ)
       paper                     ηₜ (α m̂ / (√v̂ + ε) + λ θ)        adamw(α ηₜ, weight_decay=λ / α)
     clipping
-      by the norm, all          g min(1, c / ‖g‖)                chain(clip_by_global_norm(c), …)
+      by the norm, all          g min(1, c / ‖g‖)                chain(clip_by_global_norm(c), …); PyTorch: ‖g‖ + 1e-6
       by the value, all         max(−c, min(c, g))               chain(clip_by_value(c), …)
 """
 

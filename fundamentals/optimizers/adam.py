@@ -62,7 +62,9 @@ def adam(
     Raises:
       ValueError: a hyperparameter is out of range.
 
-    Reference: Kingma & Ba 2015, algorithm 1; ε̂ in the last paragraph of section 2.
+    Updates have a derivative at a zero gradient only if eps_root > 0, as a root has none at 0.
+
+    Reference: Kingma & Ba 2015, algorithm 1; ε̂ just before section 2.1.
 
     Example:
       optimizer = adam(1e-3)
@@ -73,8 +75,7 @@ def adam(
         return _init("adam", params)
 
     def update(gradients: ArrayTree, state: AdamState, params: Any = None) -> tuple[ArrayTree, AdamState]:
-        del params
-        eta, directions, state = step(gradients, state)
+        eta, directions, state = step(gradients, state, params)
         return jax.tree.map(lambda d: -jnp.asarray(eta, d.dtype) * d, directions), state
 
     return Optimizer(init, update)
@@ -96,7 +97,7 @@ def adamw(
 
     λ θ beside Adam's direction shrinks all parameters at one rate. In the gradient, as the derivative of (λ/2) ‖θ‖², it
     would be divided by √v̂ like the rest of it: parameters with large gradients would shrink less. That is
-    `chain(l2_regularization(λ), adam(η))`, PyTorch's `Adam(weight_decay=λ)`.
+    `chain(l2_regularization(λ), adam(η))`, PyTorch's `Adam(weight_decay=λ)`. Keras's ε is ε̂, also here: `eps_hat=True`.
 
     As in PyTorch and optax, η multiplies the decay, so that a schedule is for both. (The paper has a rate α for
     Adam's part alone and a schedule η for both: its λ is η λ of here at the peak of the schedule.) The default λ is
@@ -126,7 +127,7 @@ def adamw(
         return _init("adamw", params)
 
     def update(gradients: ArrayTree, state: AdamState, params: Any = None) -> tuple[ArrayTree, AdamState]:
-        eta, directions, state = step(gradients, state)
+        eta, directions, state = step(gradients, state, params)
         directions = decayed("adamw", directions, params, weight_decay, mask)
         return jax.tree.map(lambda d: -jnp.asarray(eta, d.dtype) * d, directions), state
 
@@ -135,7 +136,7 @@ def adamw(
 
 def _init(function: str, params: ArrayTree) -> AdamState:
     zeros = core.zeros_like_moments
-    return AdamState(core.start(), zeros(function, params), zeros(function, params))
+    return AdamState(core.start(params), zeros(function, params), zeros(function, params))
 
 
 def _step(
@@ -147,18 +148,19 @@ def _step(
     eps_root: Numeric,
     bias_correction: bool,
     eps_hat: bool,
-) -> Callable[[ArrayTree, AdamState], tuple[Numeric, ArrayTree, AdamState]]:
-    """(gradients, state) → η, m̂ / (√(v̂ + eps_root) + eps), the next state."""
+) -> Callable[[ArrayTree, AdamState, Any], tuple[Numeric, ArrayTree, AdamState]]:
+    """(gradients, state, params) → η, m̂ / (√(v̂ + eps_root) + eps), the next state."""
     core.check_learning_rate(function, learning_rate)
     _checks.interval(function, "[0, 1)", b1=b1, b2=b2)
     core.check_epsilons(function, eps, eps_root)
     _checks.boolean(function, bias_correction=bias_correction, eps_hat=eps_hat)
 
-    def step(gradients: ArrayTree, state: AdamState) -> tuple[Numeric, ArrayTree, AdamState]:
+    def step(gradients: ArrayTree, state: AdamState, params: Any) -> tuple[Numeric, ArrayTree, AdamState]:
         _checks.instance(function, "state", state, AdamState)
-        core.check_gradients(function, gradients, "the first moment", state.first_moment)
+        moments = {"first_moment": state.first_moment, "second_moment": state.second_moment}
+        core.check_update(function, gradients, params, **moments)
         eta = core.learning_rate_at(function, learning_rate, state.step)
-        t = state.step + 1
+        t = core.next_step(state.step)
         first_moment = core.decay(state.first_moment, b1, lambda g: g, gradients)
         second_moment = core.decay(state.second_moment, b2, jnp.square, gradients)
 

@@ -60,19 +60,18 @@ def adagrad(
     _checks.interval("adagrad", "[0, inf)", initial_accumulator=initial_accumulator)
 
     def init(params: ArrayTree) -> AdagradState:
-        return AdagradState(core.start(), core.full_like_moments("adagrad", params, initial_accumulator))
+        return AdagradState(core.start(params), core.full_like_moments("adagrad", params, initial_accumulator))
 
     def update(gradients: ArrayTree, state: AdagradState, params: Any = None) -> tuple[ArrayTree, AdagradState]:
-        del params
         _checks.instance("adagrad", "state", state, AdagradState)
-        core.check_gradients("adagrad", gradients, "the accumulator", state.accumulator)
+        core.check_update("adagrad", gradients, params, accumulator=state.accumulator)
         eta = core.learning_rate_at("adagrad", learning_rate, state.step)
         accumulator = jax.tree.map(lambda a, g: a + jnp.square(jnp.asarray(g, a.dtype)), state.accumulator, gradients)
 
         def descend(g: Array, a: Array) -> Array:
             return -jnp.asarray(eta, a.dtype) * jnp.asarray(g, a.dtype) / core.root(a, eps, eps_root)
 
-        return jax.tree.map(descend, gradients, accumulator), AdagradState(state.step + 1, accumulator)
+        return jax.tree.map(descend, gradients, accumulator), AdagradState(core.next_step(state.step), accumulator)
 
     return Optimizer(init, update)
 
@@ -117,19 +116,18 @@ def rmsprop(
     core.check_epsilons("rmsprop", eps, eps_root)
 
     def init(params: ArrayTree) -> RmspropState:
-        return RmspropState(core.start(), core.zeros_like_moments("rmsprop", params))
+        return RmspropState(core.start(params), core.zeros_like_moments("rmsprop", params))
 
     def update(gradients: ArrayTree, state: RmspropState, params: Any = None) -> tuple[ArrayTree, RmspropState]:
-        del params
         _checks.instance("rmsprop", "state", state, RmspropState)
-        core.check_gradients("rmsprop", gradients, "the second moment", state.second_moment)
+        core.check_update("rmsprop", gradients, params, second_moment=state.second_moment)
         eta = core.learning_rate_at("rmsprop", learning_rate, state.step)
         second_moment = core.decay(state.second_moment, decay, jnp.square, gradients)
 
         def descend(g: Array, s: Array) -> Array:
             return -jnp.asarray(eta, s.dtype) * jnp.asarray(g, s.dtype) / core.root(s, eps, eps_root)
 
-        return jax.tree.map(descend, gradients, second_moment), RmspropState(state.step + 1, second_moment)
+        return jax.tree.map(descend, gradients, second_moment), RmspropState(core.next_step(state.step), second_moment)
 
     return Optimizer(init, update)
 
@@ -174,12 +172,13 @@ def adadelta(learning_rate: LearningRate = 1.0, decay: Numeric = 0.9, eps: Numer
 
     def init(params: ArrayTree) -> AdadeltaState:
         zeros = core.zeros_like_moments
-        return AdadeltaState(core.start(), zeros("adadelta", params), zeros("adadelta", params))
+        return AdadeltaState(core.start(params), zeros("adadelta", params), zeros("adadelta", params))
 
     def update(gradients: ArrayTree, state: AdadeltaState, params: Any = None) -> tuple[ArrayTree, AdadeltaState]:
-        del params
         _checks.instance("adadelta", "state", state, AdadeltaState)
-        core.check_gradients("adadelta", gradients, "the second moment", state.second_moment)
+        core.check_update(
+            "adadelta", gradients, params, second_moment=state.second_moment, squared_step=state.squared_step
+        )
         eta = core.learning_rate_at("adadelta", learning_rate, state.step)
         second_moment = core.decay(state.second_moment, decay, jnp.square, gradients)
 
@@ -189,6 +188,6 @@ def adadelta(learning_rate: LearningRate = 1.0, decay: Numeric = 0.9, eps: Numer
         steps = jax.tree.map(step, gradients, second_moment, state.squared_step)
         squared_step = core.decay(state.squared_step, decay, jnp.square, steps)
         updates = jax.tree.map(lambda delta: jnp.asarray(eta, delta.dtype) * delta, steps)
-        return updates, AdadeltaState(state.step + 1, second_moment, squared_step)
+        return updates, AdadeltaState(core.next_step(state.step), second_moment, squared_step)
 
     return Optimizer(init, update)

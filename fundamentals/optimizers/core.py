@@ -8,18 +8,25 @@ An optimizer is two pure functions. Its state is data: a NamedTuple that can be 
 
 Parameters, gradients, updates and moments are pytrees of one structure. Moments have the dtype of their parameter,
 float32 for half precision; updates have the dtype of the moments and are added before rounding once. Moments have the
-sharding of their parameter. Nothing recompiles between steps; every hyperparameter may be traced. The field order is
-optax's, so `optax.chain` takes these optimizers, and `chain` takes optax's transformations, as they are.
+sharding of their parameter. Nothing recompiles between steps, if parameters are not weakly typed (`jnp.asarray(1.0)`
+is, `jnp.float32(1)` is not); every hyperparameter may be traced. The field order is optax's, so `optax.chain` takes
+these optimizers, and `chain` takes optax's transformations, as they are; those of optax that choose between updates
+and gradients (`apply_if_finite`) want one dtype for both, which half precision does not have here.
 
-What only changes gradients (clipping, the gradient of a penalty) has the same two functions and comes before the
-method in a `chain`.
+What only changes gradients (clipping, the gradient of a penalty) has the same two functions, keeps their dtype, and
+comes before the method in a `chain`.
+
+Squares are taken in the dtype of moments: in float32 that of a gradient above 1.8e19 is infinite, and adaptive methods
+do not move its coordinate any more. Clip first where that may be.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from fundamentals import _checks
 from fundamentals.base import Array, ArrayTree, Numeric, accumulation_dtype
@@ -58,7 +65,8 @@ def chain(*optimizers: Optimizer) -> Optimizer:
       *optimizers: (init, update) pairs, these or optax's. None at all leaves gradients as they are.
 
     Returns:
-      An `Optimizer` whose state is the tuple of their states.
+      An `Optimizer` whose state is the tuple of their states. Its `update` passes keyword arguments, such as the
+      `value` that some of optax's want, to those that take any.
 
     Raises:
       TypeError: one of them is no pair of functions.
@@ -72,16 +80,21 @@ def chain(*optimizers: Optimizer) -> Optimizer:
                 f"chain: optimizers[{i}] is of type {type(optimizer).__name__}; expected a pair (init, update)"
             )
 
+    kinds = [[p.kind for p in inspect.signature(step).parameters.values()] for _, step in optimizers]
+    takes_more = [inspect.Parameter.VAR_KEYWORD in each for each in kinds]
+
     def init(params: ArrayTree) -> tuple[Any, ...]:
         return tuple(start(params) for start, _ in optimizers)
 
-    def update(gradients: ArrayTree, state: tuple[Any, ...], params: Any = None) -> tuple[ArrayTree, tuple[Any, ...]]:
+    def update(
+        gradients: ArrayTree, state: tuple[Any, ...], params: Any = None, **more: Any
+    ) -> tuple[ArrayTree, tuple[Any, ...]]:
         _checks.instance("chain", "state", state, tuple)
         if len(state) != len(optimizers):
             raise ValueError(f"chain: state has {len(state)} parts; expected {len(optimizers)}, one an optimizer")
         states = []
-        for (_, step), part in zip(optimizers, state, strict=True):
-            gradients, part = step(gradients, part, params)
+        for (_, step), part, more_too in zip(optimizers, state, takes_more, strict=True):
+            gradients, part = step(gradients, part, params, **(more if more_too else {}))
             states.append(part)
         return gradients, tuple(states)
 
@@ -90,6 +103,16 @@ def chain(*optimizers: Optimizer) -> Optimizer:
 
 class NoState(NamedTuple):
     """The state of what has none."""
+
+
+def no_state(function: str) -> Callable[[ArrayTree], NoState]:
+    """The `init` of what has no state."""
+
+    def init(params: ArrayTree) -> NoState:
+        _checks.floating_leaves(function, params=params)
+        return NoState()
+
+    return init
 
 
 def check_learning_rate(function: str, learning_rate: LearningRate) -> None:
@@ -107,20 +130,40 @@ def check_epsilons(function: str, eps: Numeric, eps_root: Numeric) -> None:
 
 def learning_rate_at(function: str, learning_rate: LearningRate, step: Array) -> Numeric:
     """The learning rate of the update after `step` updates."""
-    eta = learning_rate(step) if callable(learning_rate) else learning_rate
-    _checks.scalar(function, "learning_rate", eta)
+    if not callable(learning_rate):
+        return learning_rate
+    eta = _checks.array(function, "learning_rate(step)", learning_rate(step), "real")
+    _checks.scalar(function, "learning_rate(step)", eta)
     return eta
 
 
-def check_gradients(function: str, gradients: ArrayTree, reference_name: str, reference: ArrayTree) -> None:
-    """Gradients are floating and have the structure and shapes of the reference."""
-    _checks.same_shapes(function, reference_name, reference, gradients=gradients)
+def check_update(function: str, gradients: ArrayTree, params: Any, **moments: ArrayTree) -> None:
+    """Gradients are floating, and have the structure and shapes of every moment, and of the parameters if given."""
+    references = {f"state.{name}": tree for name, tree in moments.items()}
+    if params is not None:
+        references["params"] = params
+    for name, reference in references.items():
+        _checks.same_shapes(function, name, reference, gradients=gradients)
     _checks.floating_leaves(function, gradients=gradients)
 
 
-def start() -> Array:
-    """A step counter at 0."""
-    return jnp.zeros((), jnp.int32)
+def start(params: ArrayTree) -> Array:
+    """A step counter at 0, on the devices of the parameters: elsewhere it would move there in the first step, and the
+    program of that step would not be the one of the second.
+    """
+    step = jnp.zeros((), jnp.int32)
+    leaf = next(iter(jax.tree.leaves(params)), None)
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer) or not leaf.committed:
+        return step
+    sharding = leaf.sharding
+    on_all = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
+    moved: Array = jax.device_put(step, on_all or (sharding if len(sharding.device_set) == 1 else None))
+    return moved
+
+
+def next_step(step: Array) -> Array:
+    """step + 1, but for the largest number, which stays: Adam would otherwise stop there, and schedules begin anew."""
+    return jnp.minimum(step, jnp.iinfo(step.dtype).max - 1) + 1
 
 
 def zeros_like_moments(function: str, params: ArrayTree) -> ArrayTree:

@@ -44,18 +44,18 @@ def sgd(learning_rate: LearningRate) -> Optimizer:
 
     def init(params: ArrayTree) -> SgdState:
         _checks.floating_leaves("sgd", params=params)
-        return SgdState(core.start())
+        return SgdState(core.start(params))
 
     def update(gradients: ArrayTree, state: SgdState, params: Any = None) -> tuple[ArrayTree, SgdState]:
         _checks.instance("sgd", "state", state, SgdState)
-        core.check_gradients("sgd", gradients, "params", gradients if params is None else params)
+        core.check_update("sgd", gradients, params)
         eta = core.learning_rate_at("sgd", learning_rate, state.step)
 
         def descend(g: Array) -> Array:
             wide = accumulation_dtype(jnp.result_type(g))
             return -jnp.asarray(eta, wide) * jnp.asarray(g, wide)
 
-        return jax.tree.map(descend, gradients), SgdState(state.step + 1)
+        return jax.tree.map(descend, gradients), SgdState(core.next_step(state.step))
 
     return Optimizer(init, update)
 
@@ -81,7 +81,7 @@ def momentum(
 
         normalization           v ←                   θ ← θ −    steady v             as in
         "heavy_ball"            β v + g               η v        g / (1 − β)          PyTorch, optax
-        "average"               β v + (1 − β) g       η v        g                    Adam's m, optax's ema
+        "average"               β v + (1 − β) g       η v        g                    Adam's m
         "variance_preserving"   √β v + √(1 − β) g     η v        g √(1−β) / (1−√β)    white noise keeps its variance
         "steps"                 β v − η g             −v         −η g / (1 − β)       Sutskever, Keras, CS231n
 
@@ -117,12 +117,11 @@ def momentum(
     of_steps = normalization == "steps"
 
     def init(params: ArrayTree) -> MomentumState:
-        return MomentumState(core.start(), core.zeros_like_moments("momentum", params))
+        return MomentumState(core.start(params), core.zeros_like_moments("momentum", params))
 
     def update(gradients: ArrayTree, state: MomentumState, params: Any = None) -> tuple[ArrayTree, MomentumState]:
-        del params
         _checks.instance("momentum", "state", state, MomentumState)
-        core.check_gradients("momentum", gradients, "the velocity", state.velocity)
+        core.check_update("momentum", gradients, params, velocity=state.velocity)
         eta = core.learning_rate_at("momentum", learning_rate, state.step)
         kept, gained = {
             "heavy_ball": (beta, 1.0),
@@ -139,6 +138,6 @@ def momentum(
             return v if of_steps else -jnp.asarray(eta, v.dtype) * v
 
         velocity = jax.tree.map(accelerate, state.velocity, gradients)
-        return jax.tree.map(descend, velocity, gradients), MomentumState(state.step + 1, velocity)
+        return jax.tree.map(descend, velocity, gradients), MomentumState(core.next_step(state.step), velocity)
 
     return Optimizer(init, update)

@@ -19,7 +19,11 @@ Schedule: TypeAlias = Callable[[Array], Array]
 
 
 def constant(value: Numeric) -> Schedule:
-    """η(t) = value ≥ 0."""
+    """η(t) = value ≥ 0.
+
+    Example:
+      joined([constant(0.1), exponential(0.1, factor=0.99)], boundaries=[1000])
+    """
     _checks.interval("constant", "[0, inf)", value=value)
     return lambda t: jnp.full(jnp.shape(t), value, _float(t).dtype)
 
@@ -31,11 +35,15 @@ def step(initial: Numeric, *, factor: Numeric, every: int) -> Schedule:
       initial: η(0) ≥ 0.
       factor: in (0, 1], usually 0.1.
       every: steps ≥ 1.
+
+    Example:
+      sgd(step(0.1, factor=0.1, every=30_000))
     """
     _checks.interval("step", "[0, inf)", initial=initial)
     _checks.interval("step", "(0, 1]", factor=factor)
     _checks.positive_integers("step", every=every)
-    return lambda t: _number(initial, t) * _number(factor, t) ** jnp.floor(_float(t) / every)
+    # Divided as integers: float32 does not hold those above 2²⁴.
+    return lambda t: _number(initial, t) * _number(factor, t) ** _float(jnp.asarray(t) // every)
 
 
 def exponential(initial: Numeric, *, factor: Numeric, every: int = 1) -> Schedule:
@@ -45,6 +53,9 @@ def exponential(initial: Numeric, *, factor: Numeric, every: int = 1) -> Schedul
       initial: η(0) ≥ 0.
       factor: in (0, 1].
       every: steps ≥ 1 in which η is multiplied by the factor.
+
+    Example:
+      sgd(exponential(0.1, factor=0.96, every=1000))
     """
     _checks.interval("exponential", "[0, inf)", initial=initial)
     _checks.interval("exponential", "(0, 1]", factor=factor)
@@ -79,6 +90,9 @@ def linear(initial: Numeric, final: Numeric, *, steps: int) -> Schedule:
       initial: η(0) ≥ 0.
       final: η(T) ≥ 0.
       steps: T ≥ 1, after which η stays at `final`.
+
+    Example:
+      adamw(linear(1e-3, 0.0, steps=10_000))
     """
     _checks.interval("linear", "[0, inf)", initial=initial, final=final)
     _checks.positive_integers("linear", steps=steps)
@@ -116,6 +130,9 @@ def joined(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule
       schedules: at least one.
       boundaries: increasing, one fewer than schedules.
     """
+    for name, value in (("schedules", schedules), ("boundaries", boundaries)):
+        if not isinstance(value, Sequence):
+            raise TypeError(f"joined: {name} is of type {type(value).__name__}; expected a sequence")
     schedules, boundaries = tuple(schedules), tuple(boundaries)
     if not schedules or not all(map(callable, schedules)):
         raise ValueError(f"joined: schedules is {schedules}; expected at least one function of the step count")
@@ -127,9 +144,9 @@ def joined(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule
 
     def schedule(t: Array) -> Array:
         t = jnp.asarray(t)
-        eta = jnp.asarray(schedules[0](t))
+        eta = _number(schedules[0](t), t)
         for begin, following in zip(boundaries, schedules[1:], strict=True):
-            eta = jnp.where(t >= begin, jnp.asarray(following(jnp.maximum(t - begin, 0)), eta.dtype), eta)
+            eta = jnp.where(t >= begin, _number(following(t - begin), t), eta)
         return eta
 
     return schedule

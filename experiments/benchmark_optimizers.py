@@ -15,8 +15,9 @@ does not help: blocks of an array one after the other cost 5 to 50 × as much, a
     python -m experiments.benchmark_optimizers --flagfile=configs/benchmark_optimizers.flags
 
 All are timed in turn, in orders that differ, and torch in a session of its own with this library, as its threads go on
-for a while. Read the ratios, medians over rounds with their standard errors. A ratio is judged if there were 20 rounds,
-with two standard errors to spare: that of equal programs is as often above 1 as below.
+for a while. Half of the time their arrays are placed in the opposite order, which makes as much difference as anything:
+2 to 7 % between equal programs. Read the ratios, medians over rounds with their standard errors. A ratio is judged if
+there were 20 rounds, with two standard errors to spare: that of equal programs is as often above 1 as below.
 """
 
 import importlib
@@ -197,28 +198,48 @@ def drawn(seed: int, size: int, count: int, dtype: str) -> dict[str, Any]:
 
 def measured(name: str, gradients: Any, peers: bool, repeats: int, seconds: float) -> Row:
     """Time a step of every form in turn."""
-    method, temp = METHODS[name], {}
-    calls: dict[str, Callable[[], Any]] = {}
-    ours = method.ours()
-    calls[OURS], temp[OURS] = stepping(ours.init, ours.update, optimizers.apply_updates, gradients)
-    calls[FLOOR], temp[FLOOR] = streaming(method.moments, gradients)
-    if peers and importlib.util.find_spec("optax"):
+    leaves = jax.tree.leaves(gradients)
+    row = Row(name, sum(leaf.size for leaf in leaves), len(leaves), {}, {}, {})
+    forms = [OURS, FLOOR] + [OPTAX] * (peers and installed(OPTAX))
+    sessions = [forms]
+    if peers and installed(TORCH) and jax.default_backend() == "cpu":
+        sessions.append([OURS, TORCH])
+    for session in sessions:
+        # Where the arrays of a form lie makes a difference of some percent, even between equal programs, and the first
+        # to be made is the slower one: half of the time each order.
+        halves = []
+        for order in (session, session[::-1]):
+            made = {form: stepper(form, METHODS[name], gradients) for form in order}
+            row.temp_bytes.update({form: temp for form, (_, temp) in made.items()})
+            halves.append(timed({form: call for form, (call, _) in made.items()}, repeats, seconds / 2 / len(sessions)))
+        # Both halves in one number of a round, so that the difference cancels in ratios.
+        times = {
+            form: tuple(math.sqrt(a * b) for a, b in zip(halves[0][form], halves[1][form], strict=False))
+            for form in session
+        }
+        for form in session[1:]:
+            row.seconds[form], row.beside[form] = times[form], times[OURS]
+        row.seconds.setdefault(OURS, times[OURS])
+    return row
+
+
+def installed(library: str) -> bool:
+    """Whether it can be imported."""
+    return importlib.util.find_spec(library) is not None
+
+
+def stepper(form: str, method: Method, gradients: Any) -> tuple[Callable[[], Any], int | None]:
+    """A function that makes one step from where the last one ended, and the temporary bytes of its program."""
+    if form == FLOOR:
+        return streaming(method.moments, gradients)
+    if form == TORCH:
+        return torch_step(method, gradients), None
+    if form == OPTAX:
         optax = importlib.import_module("optax")
         theirs = method.optax(optax)
-        calls[OPTAX], temp[OPTAX] = stepping(theirs.init, theirs.update, optax.apply_updates, gradients)
-    if peers and importlib.util.find_spec("torch") and jax.default_backend() == "cpu":
-        calls[TORCH] = torch_step(method, gradients)
-    leaves = jax.tree.leaves(gradients)
-    row = Row(name, sum(leaf.size for leaf in leaves), len(leaves), {}, {}, temp)
-    sessions = [[form for form in calls if form != TORCH]] + [[OURS, TORCH]] * (TORCH in calls)
-    for forms in sessions:
-        times = timed({form: calls[form] for form in forms}, repeats, seconds / len(sessions))
-        for form in forms:
-            if form != OURS:
-                row.seconds[form], row.beside[form] = times[form], times[OURS]
-            elif OURS not in row.seconds:
-                row.seconds[OURS] = times[OURS]
-    return row
+        return stepping(theirs.init, theirs.update, optax.apply_updates, gradients)
+    ours = method.ours()
+    return stepping(ours.init, ours.update, optimizers.apply_updates, gradients)
 
 
 def timed(calls: dict[str, Callable[[], Any]], repeats: int, seconds: float) -> dict[str, tuple[float, ...]]:
@@ -243,7 +264,7 @@ def repeated(call: Callable[[], Any], steps: int) -> Any:
 def stepping(
     init: Callable[[Any], Any], update: Callable[..., Any], apply: Callable[..., Any], gradients: Any
 ) -> tuple[Callable[[], Any], int | None]:
-    """A function that makes one step from where the last one ended, and the bytes that its program needs beside."""
+    """The step of a method, with parameters and state donated."""
 
     def step(carried: Any, gradients: Any) -> Any:
         params, state = carried

@@ -75,8 +75,8 @@ def adam(
         return _init("adam", params)
 
     def update(gradients: ArrayTree, state: AdamState, params: Any = None) -> tuple[ArrayTree, AdamState]:
-        eta, directions, state = step(gradients, state, params)
-        return jax.tree.map(lambda d: -jnp.asarray(eta, d.dtype) * d, directions), state
+        _, updates, state = step(gradients, state, params)
+        return updates, state
 
     return Optimizer(init, update)
 
@@ -127,9 +127,8 @@ def adamw(
         return _init("adamw", params)
 
     def update(gradients: ArrayTree, state: AdamState, params: Any = None) -> tuple[ArrayTree, AdamState]:
-        eta, directions, state = step(gradients, state, params)
-        directions = decayed("adamw", directions, params, weight_decay, mask)
-        return jax.tree.map(lambda d: -jnp.asarray(eta, d.dtype) * d, directions), state
+        eta, updates, state = step(gradients, state, params)
+        return decayed("adamw", updates, params, -eta * weight_decay, mask), state
 
     return Optimizer(init, update)
 
@@ -149,7 +148,7 @@ def _step(
     bias_correction: bool,
     eps_hat: bool,
 ) -> Callable[[ArrayTree, AdamState, Any], tuple[Numeric, ArrayTree, AdamState]]:
-    """(gradients, state, params) → η, m̂ / (√(v̂ + eps_root) + eps), the next state."""
+    """(gradients, state, params) → η, −η m̂ / (√(v̂ + eps_root) + eps), the next state."""
     core.check_learning_rate(function, learning_rate)
     _checks.interval(function, "[0, 1)", b1=b1, b2=b2)
     core.check_epsilons(function, eps, eps_root)
@@ -164,17 +163,16 @@ def _step(
         first_moment = core.decay(state.first_moment, b1, lambda g: g, gradients)
         second_moment = core.decay(state.second_moment, b2, jnp.square, gradients)
 
-        def direction(m: Array, v: Array) -> Array:
+        def descend(m: Array, v: Array) -> Array:
+            rate = -jnp.asarray(eta, m.dtype)
             if not bias_correction:
-                return m / core.root(v, eps, eps_root)
-            # One division for every number, and the others once: it takes as long to divide as to read.
-            c1, c2 = 1 / _one_minus_power(b1, t, m.dtype), 1 / _one_minus_power(b2, t, v.dtype)
+                return rate * m / core.root(v, eps, eps_root)
+            c1, c2 = _one_minus_power(b1, t, m.dtype), _one_minus_power(b2, t, v.dtype)
             if eps_hat:
-                return m * (c1 / jnp.sqrt(c2)) / core.root(v, eps, eps_root)
-            return m * c1 / core.root(v * c2, eps, eps_root)
+                return rate * jnp.sqrt(c2) / c1 * m / core.root(v, eps, eps_root)
+            return rate * (m / c1) / core.root(v / c2, eps, eps_root)
 
-        directions = jax.tree.map(direction, first_moment, second_moment)
-        return eta, directions, AdamState(t, first_moment, second_moment)
+        return eta, jax.tree.map(descend, first_moment, second_moment), AdamState(t, first_moment, second_moment)
 
     return step
 

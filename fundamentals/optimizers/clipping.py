@@ -68,7 +68,7 @@ def _norm_jvp(primals: tuple[list[Array]], tangents: tuple[list[Array]]) -> tupl
     """‖x‖² = Σ x², so 2 ‖x‖ d‖x‖ = 2 Σ x dx and d‖x‖ = Σ (x / ‖x‖) dx. By autodiff the squares would overflow again."""
     (leaves,), (steps,) = primals, tangents
     norm = _norm(leaves)
-    slopes = (jnp.vdot(_direction(x, norm), dx) for x, dx in zip(leaves, steps, strict=True))
+    slopes = (jnp.sum(_direction(x, norm) * dx) for x, dx in zip(leaves, steps, strict=True))
     return norm, sum(slopes, jnp.zeros_like(norm))
 
 

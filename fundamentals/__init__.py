@@ -5,7 +5,7 @@ Start at `activations` for how a rule is written, at `models.mlp` for how rules 
 `catalogue.RULES` for all of them.
 """
 
-from fundamentals import activations, base, catalogue, data, initializers, layers, losses, models, optimizers
+from fundamentals import activations, base, catalogue, data, initializers, layers, losses, memory, models, optimizers
 from fundamentals.base import Rule, hand_derived
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "initializers",
     "layers",
     "losses",
+    "memory",
     "models",
     "optimizers",
 ]

@@ -49,9 +49,9 @@ SHAPES = {
     "orthogonal: shape is [0, 3]; expected [..., D, H] without empty axes": lambda: initializers.orthogonal(1.0)(
         KEY, (0, 3), jnp.float32
     ),
-    "momentum: gradients['b'] has shape [1]; expected [3] as in state.velocity": lambda: optimizers.momentum(0.1).update(
-        PARAMS | {"b": jnp.ones(1)}, optimizers.momentum(0.1).init(PARAMS)
-    ),
+    "momentum: gradients['b'] has shape [1]; expected [3] as in state.velocity": lambda: optimizers.momentum(
+        0.1
+    ).update(PARAMS | {"b": jnp.ones(1)}, optimizers.momentum(0.1).init(PARAMS)),
     "sgd: gradients['b'] has shape [1]; expected [3] as in params": lambda: optimizers.sgd(0.1).update(
         PARAMS | {"b": jnp.ones(1)}, optimizers.sgd(0.1).init(PARAMS), PARAMS
     ),
@@ -77,9 +77,9 @@ VALUES = {
         jnp.ones(2), jnp.array([0.5, 2.0])
     ),
     "rmsprop: eps and eps_root are both 0": lambda: optimizers.rmsprop(0.1, eps=jnp.float32(0), eps_root=np.float32(0)),
-    "sgd: learning_rate(step) has shape [5]; expected a number": lambda: optimizers.sgd(lambda step: jnp.ones(5)).update(
-        jnp.ones(()), optimizers.sgd(0.1).init(jnp.ones(()))
-    ),
+    "sgd: learning_rate(step) has shape [5]; expected a number": lambda: optimizers.sgd(
+        lambda step: jnp.ones(5)
+    ).update(jnp.ones(()), optimizers.sgd(0.1).init(jnp.ones(()))),
     "he_normal: shape is [-2, 3]; expected [..., D, H]": lambda: initializers.he_normal()(KEY, (-2, 3), jnp.float32),
     "data.load: 'digits' is in the box; expected no data_dir, not 'here'": lambda: data.load("digits", "here"),
     "labels has values from -1 to 2; expected class indices in [0, 4) (ignored_label names one to leave out)": lambda: (

@@ -21,7 +21,7 @@ TIERS = [
     {"models"},
     {"catalogue"},
 ]
-GROUND = {"optimizers", "gradcheck"}  # stand on the first tier alone
+GROUND = {"optimizers", "gradcheck", "memory"}  # stand on the first tier alone
 THIRD_PARTIES = {"jax", "numpy", "chex"}
 
 

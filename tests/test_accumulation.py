@@ -1,0 +1,178 @@
+"""Accumulated gradients: those of the whole batch, for every number of microbatches, masks, keys, devices."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from oracles import relative_error
+
+from fundamentals.memory import accumulate
+from fundamentals.models import mlp
+
+RANDOM = np.random.RandomState(0)
+PARAMS = {"w": RANDOM.normal(size=(3, 5)), "v": [RANDOM.normal(size=5), None]}
+MASK = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 1, 0, 0, 0, 0, 0, 1], float)
+BATCH = {"x": RANDOM.normal(size=(23, 3)), "y": RANDOM.normal(size=23), "mask": MASK}
+
+
+def loss_fn(params, batch):
+    errors = (jnp.tanh(batch["x"] @ params["w"]) @ params["v"][0] - batch["y"]) ** 2
+    return jnp.sum(batch["mask"] * errors), jnp.sum(batch["mask"])
+
+
+def numpy_loss_and_gradient(params, batch):
+    """By hand, of all examples at once."""
+    x, y, mask, w, v = batch["x"], batch["y"], batch["mask"], params["w"], params["v"][0]
+    h = np.tanh(x @ w)
+    e = h @ v - y
+    de = 2 * mask * e / mask.sum()
+    dz = de[:, None] * v * (1 - h**2)
+    return (mask * e**2).sum() / mask.sum(), {"w": x.T @ dz, "v": [h.T @ de, None]}
+
+
+def arrays(tree):
+    return jax.tree.map(jnp.asarray, tree)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 5, 7, 11, 22, 23, 24, 32])
+@pytest.mark.usefixtures("x64")
+def test_equals_the_whole_batch(k):
+    # 23 examples: a shorter last microbatch, or fewer than k; of 7, some have no example that counts.
+    found = jax.jit(accumulate(loss_fn, num_microbatches=k))(arrays(PARAMS), arrays(BATCH))
+    assert relative_error(found, numpy_loss_and_gradient(PARAMS, BATCH)) <= 1e-12
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_mean_of_means_is_another_gradient():
+    def mean(params, batch):
+        s, w = loss_fn(params, batch)
+        return s / jnp.maximum(w, 1), jnp.ones(())
+
+    found = accumulate(mean, num_microbatches=8)(arrays(PARAMS), arrays(BATCH))
+    assert relative_error(found, numpy_loss_and_gradient(PARAMS, BATCH)) > 0.1
+
+
+@pytest.mark.usefixtures("x64")
+def test_nothing_that_counts():
+    for batch in (BATCH | {"mask": 0 * MASK}, {name: value[:0] for name, value in BATCH.items()}):
+        loss, gradients = accumulate(loss_fn, num_microbatches=4)(arrays(PARAMS), arrays(batch))
+        assert loss == 0
+        assert all(not np.any(g) for g in jax.tree.leaves(gradients))
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradients_by_hand():
+    def gradient_fn(params, batch):
+        x, labels = batch
+        loss, gradient = mlp.loss_and_gradient(params, x, labels)
+        return (loss * len(x), len(x)), jax.tree.map(lambda g: g * len(x), gradient)
+
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), mlp.init(jax.random.key(0), sizes=(3, 4, 5)))
+    x, labels = jnp.asarray(BATCH["x"]), jnp.arange(23) % 5
+    found = accumulate(gradient_fn=gradient_fn, num_microbatches=4)(params, (x, labels))
+    assert relative_error(found, mlp.loss_and_gradient(params, x, labels)) <= 1e-12
+
+
+def test_keys_and_auxiliary_outputs():
+    def noisy(params, batch, key):
+        kept = jax.random.bernoulli(key, 0.5, batch.shape).astype(batch.dtype)
+        return (jnp.sum(params * kept * batch), len(batch)), {"kept": kept}
+
+    batch, key = jnp.arange(1.0, 13.0), jax.random.key(1)
+    (loss, aux), gradient = jax.jit(accumulate(noisy, num_microbatches=3, has_aux=True))(jnp.float32(2), batch, key)
+    assert aux["kept"].shape == (3, 4)
+    kept = np.stack([jax.random.bernoulli(k, 0.5, (4,)) for k in jax.random.split(key, 3)])
+    np.testing.assert_array_equal(aux["kept"], kept)  # of which no two are alike
+    assert len({tuple(row) for row in kept}) == 3
+    np.testing.assert_allclose(gradient, np.sum(kept.ravel() * np.asarray(batch)) / 12, rtol=1e-6)
+    np.testing.assert_allclose(loss, 2 * gradient, rtol=1e-6)
+
+
+def test_half_precision_is_summed_in_float32():
+    # 2¹² sums of 1 + 1/128: in bfloat16 the total would stay at 256.
+    def loss_fn(params, batch):
+        return jnp.sum(params * batch), batch.size
+
+    found = accumulate(loss_fn, num_microbatches=4096)(jnp.bfloat16(1), jnp.full(4096, 1.0078125, jnp.bfloat16))
+    loss, gradient = jax.tree.map(float, found)
+    assert (loss, gradient) == (1.0078125, 1.0078125)
+    assert (found[0].dtype, found[1].dtype) == (jnp.float32, jnp.bfloat16)
+
+
+@pytest.mark.usefixtures("x64")
+def test_ragged_masks_on_two_devices_with_one_sum_over_them():
+    batch = {name: np.concatenate([value, value[:1]]) for name, value in BATCH.items()}
+    function = accumulate(loss_fn, num_microbatches=5, axis_name="d")
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    sharded = jax.jit(
+        jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec("d")), out_specs=PartitionSpec())
+    )
+    found = sharded(arrays(PARAMS), arrays(batch))
+    assert relative_error(found, numpy_loss_and_gradient(PARAMS, batch)) <= 1e-12
+    program = sharded.lower(arrays(PARAMS), arrays(batch)).compile().as_text()
+    body = next(text for text in re.split(r"\n(?=%|ENTRY)", program) if "all-reduce" in text)
+    assert body.startswith("ENTRY")  # after the loop, not in it
+
+
+def test_memory_is_that_of_one_microbatch_and_its_gradient():
+    def loss_fn(params, batch):
+        return jnp.sum(jnp.tanh(batch @ params) ** 2), len(batch)
+
+    params = jnp.ones((256, 512))
+
+    def temporary(function, *args):
+        return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+    one = temporary(jax.grad(lambda p, b: loss_fn(p, b)[0]), params, jnp.ones((8, 256)))
+    found = [temporary(accumulate(loss_fn, num_microbatches=k), params, jnp.ones((8 * k, 256))) for k in (2, 8, 32)]
+    assert max(found) <= one + 1.05 * 4 * params.size
+    assert max(found) <= 1.01 * min(found)
+
+
+BAD = [
+    (lambda: accumulate(loss_fn, num_microbatches=0), ValueError, "accumulate: num_microbatches is 0; expected an"),
+    (lambda: accumulate(num_microbatches=2), ValueError, "accumulate: neither of loss_fn and gradient_fn are given"),
+    (lambda: accumulate(sum, gradient_fn=sum, num_microbatches=2), ValueError, "both of loss_fn and gradient_fn"),
+    (
+        lambda: accumulate(loss_fn, num_microbatches=2)(PARAMS, BATCH | {"y": np.ones(22)}),
+        ValueError,
+        "accumulate: batch['mask'] has 23, batch['y'] has 22; expected one number of examples",
+    ),
+    (
+        lambda: accumulate(loss_fn, num_microbatches=2)(PARAMS, BATCH | {"y": np.ones(())}),
+        ValueError,
+        "accumulate: batch['y'] has shape []; expected [B, ...], an axis of examples",
+    ),
+    (lambda: accumulate(loss_fn, num_microbatches=2)(PARAMS, {}), ValueError, "accumulate: batch has no arrays"),
+    (
+        lambda: accumulate(lambda p, b: jnp.sum(p * b), num_microbatches=2)(jnp.ones(()), jnp.ones(4)),
+        ValueError,
+        "accumulate: what loss_fn gives is no pair; expected (sum, weight)",
+    ),
+    (
+        lambda: accumulate(lambda p, b: (p * b, 1), num_microbatches=2)(jnp.ones(()), jnp.ones(4)),
+        ValueError,
+        "accumulate: the sum of loss_fn has shape [2]; expected a number",
+    ),
+    (
+        lambda: accumulate(lambda p, b: ((p, 1), b), num_microbatches=2, has_aux=True)(jnp.ones(()), jnp.ones(3)),
+        ValueError,
+        "accumulate: 3 examples in 2 microbatches leave a shorter last one",
+    ),
+    (
+        lambda: accumulate(gradient_fn=lambda p, b: ((jnp.sum(b), 1), b), num_microbatches=2)(
+            jnp.ones(()), jnp.ones(4)
+        ),
+        ValueError,
+        "accumulate: gradient has shape [2]; expected [] as in params",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD, ids=[message for *_, message in BAD])
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        call()

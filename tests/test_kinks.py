@@ -80,3 +80,16 @@ def test_loops_of_unknown_length_keep_their_verdict():
     assert check(power, lambda args, dy: (15 * args[0] ** 14 * dy,), np.float32([0.5, 1.5])).verdict == "PASS"
     wrong = check(power, lambda args, dy: (14 * args[0] ** 14 * dy,), np.float32([0.5, 1.5]))
     assert wrong.verdict == "WRONG"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_winner_of_many_ties_may_be_one_that_chance_does_not_find(seed):
+    # With six points around, the gradient to some of nine tied entries is 0 at each, which is no limit of it.
+    ties = np.full((4, 9), 0.5, np.float32)
+
+    def first(args, dy):
+        return (dy[:, None] * jax.nn.one_hot(jnp.argmax(args[0], 1), 9, dtype=dy.dtype),)
+
+    report = check(lambda x: jnp.max(x, 1), first, ties, seed=seed, diagnose=False)
+    assert report.verdict == "KINK", report
+    assert not any("autodiff differs" in note for note in report.notes)

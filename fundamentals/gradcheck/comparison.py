@@ -74,7 +74,7 @@ def _largest(x: Any) -> float:
     """max |x|, without another array of that size; NaN if there is one."""
     if np.iscomplexobj(x) or not x.size:
         return float(np.max(np.abs(x), initial=0.0))
-    return float(np.maximum(np.max(x), -np.min(x)))
+    return abs(float(np.maximum(np.max(x), -np.min(x))))  # 0 and −0 are 0
 
 
 def linearity(problem: Problem, probe: Probe, random: np.random.RandomState) -> tuple[list[bool], list[bool]]:

@@ -236,7 +236,7 @@ def _mended(home: Probe, kink: kinks.Kink, notes: list[str]) -> Probe:
     truth = []
     for t, m, low, high in zip(home.truth, home.manual, kink.lowest, kink.highest, strict=True):
         allowed = kinks.JUMP * max(kinks.scale_of(low), kinks.scale_of(high))
-        off = (high - low <= allowed) & (np.abs(t - (low + high) / 2) > allowed)
+        off = kinks.off(t, low, high)
         if np.any(off):
             notes.append("autodiff differs from its own limit, the same from all sides, where a comparison is a tie")
         truth.append(np.where(off, np.where(np.abs(m - low) <= allowed, m, (low + high) / 2), t))

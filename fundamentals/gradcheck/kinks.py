@@ -194,13 +194,44 @@ def find_kink(
             return None
     if not jumped or not limits:
         return None
+    names = tuple(crossed) or ("inside of a loop or a branch",)
+    kink = _kink(names, limits)
+    for steps in _further_steps(problem, leaves, t, kink, random):
+        found = (problem.truth(_moved(leaves, s, sign), dy) for s in steps for sign in (1, -1))
+        limits += [limit for limit in found if all(np.all(np.isfinite(g)) for g in limit)]
+        kink = _kink(names, limits)
+        if not any(np.any(off(*each)) for each in zip(t, kink.lowest, kink.highest, strict=True)):
+            break
+    return kink
+
+
+def _kink(names: tuple[str, ...], limits: list[list[Any]]) -> Kink:
     columns = [np.stack(c) for c in zip(*limits, strict=True)]
-    return Kink(
-        tuple(crossed) or ("inside of a loop or a branch",),
-        limits,
-        [_least(c) for c in columns],
-        [_most(c) for c in columns],
-    )
+    return Kink(names, limits, [_least(c) for c in columns], [_most(c) for c in columns])
+
+
+def off(t: Any, lowest: Any, highest: Any) -> Any:
+    """Where the gradient at a kink is not its own limit, the same from all sides seen."""
+    allowed = JUMP * max(scale_of(lowest), scale_of(highest))
+    return (highest - lowest <= allowed) & (np.abs(t - (lowest + highest) / 2) > allowed)
+
+
+def _further_steps(
+    problem: Problem, leaves: list[Any], t: list[Any], kink: Kink, random: np.random.RandomState
+) -> Iterator[list[dict[int, Any]]]:
+    """More sides to look from, where those seen agree with each other and not with the gradient at the kink: one of
+    five tied entries is the largest on one side in five. First all entries move at random, then single ones.
+    """
+    where = [off(*each) for each in zip(t, kink.lowest, kink.highest, strict=True)]
+    if not any(np.any(w) for w in where):
+        return
+    for _ in range(4):
+        yield [{i: nudge(leaves[i], random, NUDGE) - leaves[i] for i in problem.which} for _ in range(6)]
+    for i, w in zip(problem.which, where, strict=True):
+        for place in np.argwhere(w)[:RESULTS]:
+            alone = np.zeros_like(leaves[i])
+            alone[tuple(place)] = NUDGE * (scale_of(leaves[i]) or 1.0)
+            yield [{i: alone}]
 
 
 def impossible(problem: Problem, probe: Any, leaf: int, seed: int) -> str:

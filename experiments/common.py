@@ -46,7 +46,7 @@ def main(
     *,
     usage_status: int | None = None,
 ) -> None:
-    """Parse the command line, call `run` with every flag by name, exit with 1 if a verdict fails.
+    """Parse the command line, call `run` with every flag by name, exit with 1 if a verdict fails, 2 if a flag is wrong.
 
     A flag that `run` does not take, or the reverse, is a TypeError at the first start. A `run` whose exit status says
     more returns it; `usage_status` is then that of a command line which can't be used.
@@ -73,10 +73,11 @@ def main(
     def parse(argv: list[str]) -> Any:
         try:
             return app.parse_flags_with_usage(argv)
-        except SystemExit:
-            raise SystemExit(usage_status) from None
+        except SystemExit:  # absl's status is 1 for both, which here is that of a claim that fails
+            asked = any(argument.lstrip("-").startswith("help") for argument in argv[1:])
+            raise SystemExit(0 if asked else usage_status or 2) from None
 
-    app.run(lambda argv: sys.exit(start(argv)), flags_parser=parse if usage_status else app.parse_flags_with_usage)
+    app.run(lambda argv: sys.exit(start(argv)), flags_parser=parse)
 
 
 @contextlib.contextmanager

@@ -270,7 +270,10 @@ def print_scores(
         f"Iterations until the loss is at its goal and stays there ({grid}; – never)",
         lambda s: f"{s.iterations:.0f}" if s.iterations > 0 else "–",
     )
-    table("Learning rate of that (* at an end of the grid)", lambda s: f"{s.rate:.2g}" + "*" * s.at_edge)
+    table(
+        "Learning rate of that (* at an end of the grid)",
+        lambda s: f"{s.rate:.2g}" + "*" * s.at_edge if s.iterations > 0 else "–",
+    )
 
 
 def judge_sparse(scores: Sequence[Score], regressions: dict[str, Problem]) -> list[common.Verdict]:

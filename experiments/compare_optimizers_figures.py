@@ -12,14 +12,17 @@ from matplotlib.figure import Figure
 from experiments.compare_optimizers_problems import DIGITS, EVEN, EVERY
 from experiments.landscapes import Landscape
 
-# Few enough to tell apart; the others are in the tables.
 COLOURS = {
     "sgd": "#2e4057",
     "momentum": "#d1495b",
     "adagrad": "#66a182",
     "rmsprop": "#edae49",
     "adam": "#3a86c8",
+    "nesterov": "#8d5a97",
+    "adadelta": "#b07c4f",
+    "adamw": "#777777",
 }
+DRAWN = 5  # at most, to be told apart; the others are in the tables
 
 
 def comparison(
@@ -44,23 +47,29 @@ def comparison(
     rows = -(-panels // 4)
     figure = Figure(figsize=(17, 4.1 * rows + 0.5), layout="constrained")
     axes = list(np.asarray(figure.subplots(rows, 4)).ravel())
+    methods = [method for method in COLOURS if any(score.method == method for score in scores)]
+    left_out = methods[DRAWN:]
+    methods = methods[:DRAWN]
     for name in drawn:
-        of_function = {method: found[method, name] for method in COLOURS if (method, name) in found}
+        of_function = {method: found[method, name] for method in methods if (method, name) in found}
         _contours(axes.pop(0), name, places[name], of_function, paths)
     for name in lost:
-        _losses(axes.pop(0), name, {m: found[m, name] for m in COLOURS if (m, name) in found})
+        _losses(axes.pop(0), name, {m: found[m, name] for m in methods if (m, name) in found})
     _scaling(axes.pop(0), curves)
     _bookkeeping(axes.pop(0), curves)
     _rates(axes.pop(0), curves)
     for unused in axes:
         unused.set_axis_off()
-    figure.suptitle("Paths at the best learning rate, until the loss stays at its goal; losses; claims", fontsize=14)
+    title = "Paths at the best learning rate, until the loss stays at its goal; losses; claims"
+    if left_out:
+        title += f" (not drawn: {', '.join(left_out)})"
+    figure.suptitle(title, fontsize=14)
     handles = [
         figure.axes[0].plot([], [], color=colour, linewidth=2.5, label=method)[0]
         for method, colour in COLOURS.items()
-        if any(score.method == method for score in scores)
+        if method in methods
     ]
-    figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=len(COLOURS), fontsize=13)
+    figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=DRAWN, fontsize=13)
     return figure
 
 

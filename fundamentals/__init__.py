@@ -2,7 +2,7 @@
 
 Every backward pass is derived by hand, beside its forward pass, and compared with `jax.grad`.
 Start at `activations` for how a rule is written, at `models.mlp` for how rules compose, at
-`catalogue.RULES` for all of them.
+`catalogue.RULES` for all of them; at `optimizers` for the methods, and what other libraries call them.
 """
 
 from fundamentals import activations, base, catalogue, data, initializers, layers, losses, memory, models, optimizers

@@ -32,6 +32,9 @@ def array(function: str, name: str, value: ArrayLike, kind: str = "floating") ->
     try:
         x = jnp.asarray(value)
     except (TypeError, ValueError) as error:
+        if isinstance(value, np.ndarray):  # NumPy's files have no bfloat16: it comes back as bytes
+            hint = "; bfloat16 saved by NumPy? Cast it to float32 before" if value.dtype.kind == "V" else ""
+            raise TypeError(f"{function}: {name} has dtype {value.dtype}; expected numbers{hint}") from error
         raise TypeError(f"{function}: {name} is {_describe(value)}; expected an array") from error
     expected, accepts = _KINDS[kind]
     if not accepts(x.dtype):

@@ -267,6 +267,7 @@ def test_command_line(tmp_path):
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "error: --batch_size=9999 is more than the 1258 training examples\n"
     assert "unexpected argument 'adam'" in start("adam").stdout
+    assert start("--epochs=0").returncode == 2  # 1 is for claims that fail
     given = ["--epochs=1", "--hidden_sizes=", "--initializer=constant(0.1)", "--jax_enable_x64=true"]
     failing = start(*given, "--target_accuracy=1")
     assert (failing.returncode, "FAILS" in failing.stdout) == (1, True)

@@ -253,11 +253,21 @@ BAD = [
     (lambda: l2_regularization(float("inf")), ValueError, "l2_regularization: weight_decay is inf"),
     (lambda: optimizers.clip_by_value(0.0), ValueError, "clip_by_value: limit is 0.0; expected a number in (0, inf)"),
     (lambda: optimizers.clip_by_global_norm(-1.0), ValueError, "clip_by_global_norm: max_norm is -1.0"),
-    (lambda: chain(sgd), TypeError, "chain: optimizers[0] is of type function; expected a pair (init, update)"),
+    (
+        lambda: chain(sgd),
+        TypeError,
+        "chain: optimizers[0] is of type function; expected a pair (init, update); call it: sgd(",
+    ),
+    (lambda: chain([sgd(0.1)]), TypeError, "expected a pair (init, update); for a list of optimizers, chain(*"),
+    (
+        lambda: sgd(0.1).init(np.zeros(2, "V2")),
+        TypeError,
+        "sgd: params has dtype |V2; expected numbers; bfloat16 saved by NumPy? Cast it to float32 before",
+    ),
     (
         lambda: chain(sgd(0.1)).update(jnp.ones(2), (), None),
         ValueError,
-        "chain: state has 0 parts; expected 1, one an optimizer",
+        "chain: state is a tuple of 0 parts; expected 1, one an optimizer",
     ),
     (
         lambda: adamw(0.1).update(jnp.ones(2), adamw(0.1).init(jnp.ones(2))),

@@ -18,6 +18,10 @@ CASES = {
     "cosine": (schedules.cosine(0.4, steps=8, final=0.1), 0.1 + 0.3 * (1 + np.cos(np.pi * GONE)) / 2),
     "linear": (schedules.linear(0.1, 0.4, steps=8), 0.1 + 0.3 * GONE),
     "linear_warmup": (schedules.linear_warmup(0.4, steps=4), np.minimum(0.1 * (STEPS + 1), 0.4)),
+    "warmup_cosine": (
+        schedules.warmup_cosine(0.4, warmup=4, steps=8, final=0.1),
+        np.concatenate([[0.1, 0.2, 0.3], 0.25 + 0.15 * np.cos(np.pi * np.minimum(np.arange(-1, 9).clip(0) / 4, 1))]),
+    ),
     "joined": (
         schedules.joined(
             [
@@ -80,6 +84,11 @@ def test_an_optimizer_takes_the_rate_of_its_own_step():
         (lambda: schedules.cosine(0.1, steps=1.5), TypeError, "cosine: steps is 1.5 (float); expected an integer ≥ 1"),
         (lambda: schedules.linear(0.1, -0.1, steps=3), ValueError, "linear: final is -0.1"),
         (lambda: schedules.linear_warmup(0.1, steps=0), ValueError, "linear_warmup: steps is 0"),
+        (
+            lambda: schedules.warmup_cosine(0.1, warmup=5, steps=5),
+            ValueError,
+            "warmup_cosine: steps is 5; expected more than warmup = 5",
+        ),
         (lambda: schedules.cosine(-0.1, steps=3), ValueError, "cosine: initial is -0.1"),
         (lambda: schedules.linear_warmup(-0.1, steps=3), ValueError, "linear_warmup: peak is -0.1"),
         (lambda: schedules.joined([sum, sum], [0]), ValueError, "joined: boundaries[0] is 0; expected an integer ≥ 1"),

@@ -2,12 +2,15 @@
 
     step        optimizer = chain(clip_by_global_norm(1.0), adamw(schedules.cosine(1e-3, steps=10_000)))
 
-What others write, and how to have it here; η, β, ρ, λ and ε are theirs:
+What others write, and how to have it here; η, β, ρ, λ and ε are theirs (mind their defaults: ε is 1e-8 in PyTorch and
+1e-7 in Keras, ρ of RMSProp 0.99 in PyTorch and 0.9 elsewhere). The notes are those of the course that this library
+follows:
 
     gradient descent
       all                       θ − η g                          sgd(η)
       a sum over n examples     θ − η Σ gᵢ                       sgd(n η) of the mean
       PyTorch's weight_decay    g + λ θ                          chain(l2_regularization(λ), …)
+      Keras's weight_decay      − η λ θ, as AdamW's              adamw(η, weight_decay=λ); none of the others has it
     momentum
       notes, PyTorch, optax     v ← β v + g, θ − η v             momentum(η, β)
       CS231n, Keras             v ← β v − η g, θ + v             momentum(η, β, normalization="steps")
@@ -35,8 +38,16 @@ What others write, and how to have it here; η, β, ρ, λ and ε are theirs:
       Keras                     with its Adam's ε̂                adamw(η, eps=ε̂, eps_hat=True, weight_decay=λ)
       paper                     ηₜ (α m̂ / (√v̂ + ε) + λ θ)        adamw(α ηₜ, weight_decay=λ / α)
     clipping
-      by the norm, all          g min(1, c / ‖g‖)                chain(clip_by_global_norm(c), …); PyTorch: ‖g‖ + 1e-6
-      by the value, all         max(−c, min(c, g))               chain(clip_by_value(c), …)
+      norm of all parameters    g min(1, c / ‖g‖)                chain(clip_by_global_norm(c), …); PyTorch: ‖g‖ + 1e-6
+      value                     max(−c, min(c, g))               chain(clip_by_value(c), …)
+      norm of each (clipnorm)   Keras                            not here
+    learning rates, a function of the number of updates
+      StepLR, n batches         η γ^⌊epoch / k⌋                  schedules.step(η, factor=γ, every=k * n)
+      ExponentialLR             η γ^epoch                        schedules.step(η, factor=γ, every=n)
+      CosineAnnealingLR, optax  to 0 in T steps                  schedules.cosine(η, steps=T)
+      warm-up and cosine        w of T steps                     schedules.warmup_cosine(η, warmup=w, steps=T)
+    not here
+      RMSProp with momentum or centred, AMSGrad, NAdam
 """
 
 from fundamentals.optimizers import schedules

@@ -22,7 +22,7 @@ from fundamentals.optimizers.regularization import Mask, decayed
 
 
 class AdamState(NamedTuple):
-    """The state of `adam` and `adamw`."""
+    """The state of `adam` and `adamw`; optax calls its parts count, mu and nu."""
 
     step: Array  # [] int32, updates so far
     first_moment: ArrayTree  # m, one a parameter

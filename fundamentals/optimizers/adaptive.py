@@ -4,6 +4,9 @@ They divide by the root of a sum or an average of squared gradients. What keeps 
 places in the literature, and both are here under the same names everywhere: `eps_root` inside the root, `eps` outside,
 
     g / (√(s + eps_root) + eps).
+
+Each has a default of its own, and giving one leaves the other: for PyTorch's form of `rmsprop` and `adagrad`, say
+`eps=1e-8, eps_root=0.0`.
 """
 
 from typing import Any, NamedTuple

@@ -10,8 +10,12 @@ Parameters, gradients, updates and moments are pytrees of one structure. Moments
 float32 for half precision; updates have the dtype of the moments and are added before rounding once. Moments have the
 sharding of their parameter. Nothing recompiles between steps, if parameters are not weakly typed (`jnp.asarray(1.0)`
 is, `jnp.float32(1)` is not); every hyperparameter may be traced. The field order is optax's, so `optax.chain` takes
-these optimizers, and `chain` takes optax's transformations, as they are; those of optax that choose between updates
-and gradients (`apply_if_finite`) want one dtype for both, which half precision does not have here.
+these optimizers, and `chain` takes optax's transformations, as they are. Two limits: `optax.chain` passes keyword
+arguments to its own kind only; and as updates of half-precision parameters are float32, what keeps updates after them
+(`optax.trace`) or chooses between updates and gradients (`optax.apply_if_finite`) has to be used in float32.
+
+Steps that are small beside a half-precision parameter are rounded away: 1e-3 of 1 in bfloat16. Keep float32 parameters,
+and cast them where the loss is computed: `jax.grad(lambda p: loss(jax.tree.map(lambda x: x.astype(half), p)))`.
 
 What only changes gradients (clipping, the gradient of a penalty) has the same two functions, keeps their dtype, and
 comes before the method in a `chain`.
@@ -32,7 +36,7 @@ from fundamentals import _checks
 from fundamentals.base import Array, ArrayTree, Numeric, accumulation_dtype
 
 LearningRate: TypeAlias = Numeric | Callable[[Array], Numeric]
-"""A number, or a function of the step count [] (int32, 0 at the first update)."""
+"""A number ≥ 0, or a function of the step count [] (int32, 0 at the first update) to one; not checked there."""
 
 
 class Optimizer(NamedTuple):
@@ -61,6 +65,9 @@ def apply_updates(params: ArrayTree, updates: ArrayTree) -> ArrayTree:
 def chain(*optimizers: Optimizer) -> Optimizer:
     """One after the other: each takes the updates of the one before it for its gradients.
 
+    A method turns gradients into steps, with their sign, and comes last; there is one of them. Penalties before it are
+    of gradients, after it of steps.
+
     Args:
       *optimizers: (init, update) pairs, these or optax's. None at all leaves gradients as they are.
 
@@ -76,9 +83,13 @@ def chain(*optimizers: Optimizer) -> Optimizer:
     """
     for i, optimizer in enumerate(optimizers):
         if not (isinstance(optimizer, tuple) and len(optimizer) == 2 and all(map(callable, optimizer))):
-            raise TypeError(
-                f"chain: optimizers[{i}] is of type {type(optimizer).__name__}; expected a pair (init, update)"
-            )
+            hint = ""
+            if callable(optimizer):
+                hint = f"; call it: {getattr(optimizer, '__name__', 'optimizer')}(…)"
+            elif isinstance(optimizer, list | tuple):
+                hint = "; for a list of optimizers, chain(*optimizers)"
+            found = type(optimizer).__name__
+            raise TypeError(f"chain: optimizers[{i}] is of type {found}; expected a pair (init, update){hint}")
 
     kinds = [[p.kind for p in inspect.signature(step).parameters.values()] for _, step in optimizers]
     takes_more = [inspect.Parameter.VAR_KEYWORD in each for each in kinds]
@@ -91,7 +102,10 @@ def chain(*optimizers: Optimizer) -> Optimizer:
     ) -> tuple[ArrayTree, tuple[Any, ...]]:
         _checks.instance("chain", "state", state, tuple)
         if len(state) != len(optimizers):
-            raise ValueError(f"chain: state has {len(state)} parts; expected {len(optimizers)}, one an optimizer")
+            raise ValueError(
+                f"chain: state is a {type(state).__name__} of {len(state)} parts; expected {len(optimizers)}, one an "
+                "optimizer"
+            )
         states = []
         for (_, step), part, more_too in zip(optimizers, state, takes_more, strict=True):
             gradients, part = step(gradients, part, params, **(more if more_too else {}))

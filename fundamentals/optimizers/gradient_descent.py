@@ -23,7 +23,8 @@ class SgdState(NamedTuple):
 def sgd(learning_rate: LearningRate) -> Optimizer:
     """(Stochastic) gradient descent: θ ← θ − η g.
 
-    Stable on a quadratic if and only if η < 2 / λ_max.
+    Stable on a quadratic if and only if η < 2 / λ_max. With a velocity it is `momentum`; weight decay is
+    `chain(l2_regularization(λ), sgd(η))`.
 
     Args:
       learning_rate: η, a number ≥ 0 or a function of the step count.

@@ -2,8 +2,9 @@
 
     optimizer = sgd(cosine(0.1, steps=1000))
 
-Each returns a function from t ([] or any shape, int32) to η, in float32, or float64 where x64 is on; its numbers may be
-traced, counts of steps may not. After its last step a schedule stays where it ended.
+Each returns a function from t ([] or any shape, int32, ≥ 0) to η, in float32, or float64 where x64 is on; its numbers
+may be traced, counts of steps may not. After its last step a schedule stays where it ended. t counts updates: where a
+library counts epochs, as PyTorch's schedulers usually do, multiply by the batches in one.
 """
 
 import itertools
@@ -121,6 +122,25 @@ def linear_warmup(peak: Numeric, *, steps: int) -> Schedule:
     _checks.interval("linear_warmup", "[0, inf)", peak=peak)
     _checks.positive_integers("linear_warmup", steps=steps)
     return lambda t: _number(peak, t) * jnp.clip((_float(t) + 1) / steps, 0, 1)
+
+
+def warmup_cosine(peak: Numeric, *, warmup: int, steps: int, final: Numeric = 0.0) -> Schedule:
+    """`linear_warmup` in so many steps, then `cosine` from the peak to `final` at t = steps.
+
+    Args:
+      peak: ≥ 0.
+      warmup: ≥ 1, of all steps.
+      steps: > warmup, in all.
+      final: ≥ 0.
+
+    Example:
+      adamw(warmup_cosine(1e-3, warmup=500, steps=10_000))
+    """
+    _checks.interval("warmup_cosine", "[0, inf)", peak=peak, final=final)
+    _checks.positive_integers("warmup_cosine", warmup=warmup, steps=steps)
+    if steps <= warmup:
+        raise ValueError(f"warmup_cosine: steps is {steps}; expected more than warmup = {warmup}")
+    return joined([linear_warmup(peak, steps=warmup), cosine(peak, steps=steps - warmup, final=final)], [warmup])
 
 
 def joined(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:

@@ -212,6 +212,7 @@ def measured(name: str, gradients: Any, peers: bool, repeats: int, seconds: floa
             made = {form: stepper(form, METHODS[name], gradients) for form in order}
             row.temp_bytes.update({form: temp for form, (_, temp) in made.items()})
             halves.append(timed({form: call for form, (call, _) in made.items()}, repeats, seconds / 2 / len(sessions)))
+            del made  # its arrays, before the others are made
         # Both halves in one number of a round, so that the difference cancels in ratios.
         times = {
             form: tuple(math.sqrt(a * b) for a, b in zip(halves[0][form], halves[1][form], strict=False))

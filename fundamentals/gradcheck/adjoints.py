@@ -97,13 +97,7 @@ def _change(stage: Stage, scene: Scene, each: _Map, g: Any) -> Any:
             operands = [
                 values[v] if d else read(known, [v])[0] for v, d in zip(equation.invars, dependent, strict=True)
             ]
-            if equation.primitive.name in _ENTRYWISE | {
-                "concatenate",
-                "scatter-add",
-                "dynamic_update_slice",
-                "pad",
-                "select_n",
-            }:
+            if equation.primitive.name in _ENTRYWISE | _JOINING:
                 operands = [
                     x if d or not jnp.issubdtype(jnp.result_type(x), jnp.inexact) else jnp.zeros_like(x)
                     for x, d in zip(operands, dependent, strict=True)

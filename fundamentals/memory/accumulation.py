@@ -50,7 +50,7 @@ def accumulate(
       num_microbatches: K ≥ 1.
       gradient_fn: instead of loss_fn, (params, batch) → ((s, w), ∇s), for a gradient derived by hand.
       has_aux: loss_fn returns ((s, w), aux), any pytree of arrays.
-      axis_name: of `shard_map` or `pmap`, over whose devices sums and gradients are added, once.
+      axis_name: of `shard_map`, over whose devices sums and gradients are added, once.
 
     Returns:
       A function of (params, batch) or (params, batch, key): leaves of the batch have the examples for their first
@@ -62,7 +62,7 @@ def accumulate(
       ValueError: K is no count, both functions or neither are given, leaves of the batch differ in length, what the
         function returns are no scalars, or aux is wanted and the last microbatch is shorter.
 
-    Reference: Ott et al. 2018, section 3.2, without the division by each microbatch's count.
+    Reference: Ott et al. 2018, who accumulate gradients of sums to train with larger batches.
 
     Example:
       def loss_fn(params, batch):

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-# Much of the time goes to LLVM, which optimizes programs that run once. Set XLA_FLAGS, be it to nothing, to have it
-# optimize; CI does so on one of its two interpreters. What XLA makes of a program before that is the same.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Much of the time goes to compiling programs that run once: to LLVM's optimizations and, in jaxlib 0.10, which can do
+# without, to an MLIR pipeline for each fusion. Set XLA_FLAGS, be it to nothing, to test the programs that users have;
+# CI does so on one of its two interpreters.
+FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
+if jax.__version_info__ < (0, 11):  # an unknown flag aborts
+    FAST_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", FAST_TO_COMPILE)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -126,7 +126,9 @@ def test_a_far_mean_cancels_no_digits(rule):
 @OF_ITS_OWN_STATISTICS
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_no_variance_and_extremes(rule, dtype):
-    x = jnp.full((4, 3), 0 if rule is RMS_NORM else 2.5, dtype)
+    # Of a power of two of equal numbers the mean is that number. Of three it is where the product with 1/3 is rounded
+    # before it is subtracted, which a compiler may leave out (a fused multiply-add), and ε⁻¹ᐟ² = 316 enlarges that.
+    x = jnp.full((4, 4), 0 if rule is RMS_NORM else 2.5, dtype)
     args, dy = arguments(rule, x), cotangent_like(x)
     y, found, _ = compiled(rule)(args, dy)
     with jax.enable_x64(True):
@@ -136,7 +138,7 @@ def test_no_variance_and_extremes(rule, dtype):
     assert_close(found, expected, TOLERANCE[dtype], "cotangent ")
     assert not np.any(found[1])
     x = jnp.array([[1e4, -1e4, 0.0], [-1e4, -1e4, 1e4], [1e4, 1e4, 1e4], [1e-4, -1e-4, 1e4]], dtype)
-    for leaf in jax.tree.leaves(compiled(rule)(arguments(rule, x), dy)):
+    for leaf in jax.tree.leaves(compiled(rule)(arguments(rule, x), cotangent_like(x))):
         assert np.all(np.isfinite(np.asarray(leaf, np.float64)))
 
 

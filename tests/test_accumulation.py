@@ -176,3 +176,26 @@ BAD = [
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.float16])
+def test_narrow_weights_do_not_wrap(dtype):
+    def loss_fn(w, x):
+        return jnp.sum(w * x), jnp.asarray(100, dtype)
+
+    x = jnp.ones(800)
+    loss, gradient = accumulate(loss_fn, num_microbatches=8)(jnp.float32(2), x)
+    assert (loss, gradient) == (2, 1)
+
+
+def test_what_is_not_a_number_is_not_hidden_where_nothing_counts():
+    loss, gradient = accumulate(lambda w, x: (jnp.sum(w * x), jnp.float32(0)), num_microbatches=2)(
+        jnp.float32(1), jnp.array([1.0, jnp.nan])
+    )
+    assert np.isnan(loss)
+    assert np.isnan(gradient)
+
+
+def test_what_is_given_must_be_callable():
+    with pytest.raises(TypeError, match="loss_fn is of type int; expected a function"):
+        accumulate(3, num_microbatches=2)

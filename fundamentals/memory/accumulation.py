@@ -55,8 +55,12 @@ def accumulate(
     Returns:
       A function of (params, batch) or (params, batch, key): leaves of the batch have the examples for their first
       axis; the key is split among microbatches and passed on. It returns (L, ∇L), or ((L, aux), ∇L) with aux stacked
-      along a new first axis of microbatches. Sums are taken in float32 for half precision; L has that dtype, ∇L
-      the dtypes of params. Where W = 0, both are 0.
+      along a new first axis of microbatches. Sums and weights are added in float32 for half precision; L has that
+      dtype, ∇L the dtypes of params. Where W = 0, both are 0, or NaN where a sum is. To be called under `jax.jit`.
+
+    Microbatches follow each other, so each one of a batch that is sharded under `jit` alone lies on one device: to share
+    the work, use `shard_map` and axis_name. There, a key that is the same on all devices draws the same numbers on
+    them: fold `jax.lax.axis_index` in.
 
     Raises:
       ValueError: K is no count, both functions or neither are given, leaves of the batch differ in length, what the
@@ -77,6 +81,9 @@ def accumulate(
     if (loss_fn is None) == (gradient_fn is None):
         given = "neither" if loss_fn is None else "both"
         raise ValueError(f"accumulate: {given} of loss_fn and gradient_fn are given; expected one of them")
+    for name, function in (("loss_fn", loss_fn), ("gradient_fn", gradient_fn)):
+        if function is not None and not callable(function):
+            raise TypeError(f"accumulate: {name} is of type {type(function).__name__}; expected a function")
     sum_and_gradient = gradient_fn or _by_autodiff(loss_fn, has_aux)
 
     def mean_and_gradient(params: ArrayTree, batch: ArrayTree, key: PRNGKey | None = None) -> Any:
@@ -110,12 +117,16 @@ def accumulate(
         if rest:
             total = add(total, part(full, rest)[0])
         s, w, gradient = total if axis_name is None else jax.lax.psum(total, axis_name)
-        w = w.astype(s.dtype)
         empty = w == 0
-        loss = jnp.where(empty, 0, s) / jnp.where(empty, 1, w)
+
+        def mean(total: Array) -> Array:
+            # 0 · total and not 0 where nothing counts: what is not a number is not hidden.
+            return jnp.where(empty, 0 * total, total) / jnp.where(empty, 1, w).astype(total.dtype)
+
+        loss = mean(s)
 
         def divide(g: Array, p: Array) -> Array:
-            return (jnp.where(empty, 0, g) / jnp.where(empty, 1, w).astype(g.dtype)).astype(jnp.result_type(p))
+            return mean(g).astype(jnp.result_type(p))
 
         gradients = jax.tree.map(divide, gradient, params)
         return ((loss, aux) if has_aux else loss), gradients
@@ -137,19 +148,20 @@ def _by_autodiff(loss_fn: Any, has_aux: bool) -> GradientFn:
 
 def _checked(found: Any, params: ArrayTree, has_aux: bool) -> tuple[Any, Any]:
     """((sum, weight, gradient), aux) of what a gradient function returned."""
-    if not isinstance(found, tuple) or len(found) != 2:
+    if not isinstance(found, tuple | list) or len(found) != 2:
         raise ValueError("accumulate: what gradient_fn gives is no pair; expected ((sum, weight), gradient)")
     value, gradient = found
     s, w, aux = _parts("gradient_fn", value, has_aux)
     _checks.same_shapes("accumulate", "params", params, gradient=gradient)
-    return (s, w, gradient), aux
+    # Counts are added as the sums are: integers of few bits would wrap around.
+    return (s, w.astype(accumulation_dtype(s.dtype)), gradient), aux
 
 
 def _parts(function: str, value: Any, has_aux: bool) -> tuple[Array, Array, Any]:
     """Sum, weight and auxiliary output of what a user's function returned."""
     expected = "((sum, weight), aux)" if has_aux else "(sum, weight)"
-    pair, aux = value if has_aux and isinstance(value, tuple) and len(value) == 2 else (value, None)
-    if not isinstance(pair, tuple) or len(pair) != 2:
+    pair, aux = value if has_aux and isinstance(value, tuple | list) and len(value) == 2 else (value, None)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(f"accumulate: what {function} gives is no pair; expected {expected}")
     s = _checks.array("accumulate", f"the sum of {function}", pair[0])
     w = _checks.array("accumulate", f"the weight of {function}", pair[1], "real")

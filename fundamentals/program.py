@@ -11,25 +11,48 @@ replaced by what it computes. Two things follow:
 
 Loops stay single equations, but for scans of at most `unroll` steps, of which every step is written out. The equations
 are JAX's own (`jax.extend.core`): `Primitive.bind(*operands, **equation.params)` evaluates one.
+
+`count` goes through a program without evaluating it: how many matrix products does it ask for, and how many would be
+left if no value was computed twice? The difference is recomputation.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core, source_info_util
 
 from fundamentals.base import Array
 
 # Calls that are replaced by the program that they hold. Not shard_map, whose program sees other shapes.
-_CALLS = {"jit", "closed_call", "remat2", "custom_jvp_call", "custom_vjp_call"}  # remat2: jax.checkpoint
+_CALLS = {"jit", "closed_call", "eval_jaxpr", "remat2", "custom_jvp_call", "custom_vjp_call"}  # remat2: jax.checkpoint
 
 # Operations entry by entry, which take operands of size 1 along an axis, or no axes at all, and broadcast them.
 _BROADCASTING = {
     *("add", "add_any", "sub", "mul", "div", "rem", "pow", "max", "min", "atan2", "nextafter", "complex"),
     *("and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge"),
 }
+
+# A `jit` of this name returns its first operands as they are. The rest of them only keep the compiler from seeing it.
+RECOMPUTE_LATER = "recompute_later"
+
+# So many equations, steps of loops counted each, are compared with each other, which takes about a second.
+_LOOKED_INTO = 100_000
+
+
+class Counts(NamedTuple):
+    """The matrix products of a program, convolutions among them.
+
+    What has no axis to sum over, or gives a single number, is no matrix product: compilers multiply and add there.
+    """
+
+    matmuls: int  # each step of a loop counts, and of a branch the most expensive case; `while` loops count once
+    flops: int  # of all products, 2 for a multiplication and its addition
+    distinct: int  # matmuls that are left where equal operations on equal values are merged
+    opaque: tuple[str, ...]  # equations with matmuls inside that were not seen: "while, file.py:12 (function)"
 
 
 class Program(NamedTuple):
@@ -72,6 +95,12 @@ def line(equation: core.JaxprEqn) -> str:
     place, bracket, function = text.partition(" (")
     parts = place.split(":")
     return ":".join(parts[:-1] if len(parts) > 2 and parts[-1].isdecimal() else parts) + bracket + function
+
+
+def short(place: str) -> str:
+    """`file.py:12 (function)` of what `line` gives."""
+    path, bracket, function = place.partition(" (")
+    return path.replace("\\", "/").rpartition("/")[2] + bracket + function
 
 
 def site(equation: core.JaxprEqn) -> Any:
@@ -150,17 +179,10 @@ def _body(equation: core.JaxprEqn) -> tuple[Any, Sequence[Any]]:
 
 
 def _unrolled(equation: core.JaxprEqn, operands: list[Any], unroll: int, info: Any) -> list[Any]:
-    """A scan, step by step. Which operands are constants, state and sequences shows in their shapes: versions of JAX
-    name the counts differently.
-    """
+    """A scan, step by step."""
     body, constants = _body(equation)
     length = equation.params["length"]
-
-    def same(outer: Any, inner: Any) -> bool:
-        return bool(outer.aval.shape == inner.aval.shape)
-
-    carried = sum(map(same, equation.outvars, body.outvars))
-    whole = sum(map(same, equation.invars, body.invars))
+    whole, carried = _whole_and_carried(equation, body)
     fixed, state, sequences = operands[: whole - carried], operands[whole - carried : whole], operands[whole:]
     emitted: list[list[Array]] = [[] for _ in range(length)]
     steps = range(length)
@@ -169,3 +191,287 @@ def _unrolled(equation: core.JaxprEqn, operands: list[Any], unroll: int, info: A
         results = _flat(body, constants, [*fixed, *state, *items], unroll, info)
         state, emitted[i] = results[:carried], results[carried:]
     return [*state, *(jnp.stack(column) for column in zip(*emitted, strict=True))]
+
+
+def _whole_and_carried(equation: core.JaxprEqn, body: Any) -> tuple[int, int]:
+    """How many operands of a scan are constants or state, and how many are state. It shows in their shapes: versions of
+    JAX name the counts differently.
+    """
+
+    def same(outer: Any, inner: Any) -> bool:
+        return bool(outer.aval.shape == inner.aval.shape)
+
+    whole = sum(map(same, equation.invars, body.invars))
+    return whole, sum(map(same, equation.outvars, body.outvars))
+
+
+def count(jaxpr: core.ClosedJaxpr) -> Counts:
+    """The matrix products that a program asks for, and how many of them repeat others.
+
+    Calls are replaced by what they compute, as in `flatten`, `shard_map` by what one device does, and scans by their
+    steps, so that a value computed once in one loop and again in another is seen to be the same. Equations that neither
+    a result nor an effect needs don't count. `while` loops, branches and scans that are too long (100,000 equations in
+    all, each step's counted) are compared as a whole: what they repeat inside is not seen.
+
+    Reference: the numbering of values is that of Cocke and Schwartz 1970, over the whole program.
+    """
+    ledger = _Ledger()
+    inputs = [ledger.value(("input", i)) for i, _ in enumerate(jaxpr.jaxpr.invars)]
+    return ledger.total(ledger.enter(jaxpr.jaxpr, jaxpr.consts, inputs, None))
+
+
+class _Record(NamedTuple):
+    """An equation, at one step of every loop around it."""
+
+    number: int  # shared by all that compute the same
+    operands: Sequence[int]
+    matmuls: int
+    flops: int
+    opaque: tuple[int, str] | None  # which equation, and what to call it
+    twins: list[int]  # the records of the same equation at the other steps
+
+
+class _Ledger:
+    """The values of a program in the order in which they are computed."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Any, int] = {}
+        self.classes: list[int] = []  # of each value; equal ones have the same
+        self.makers: list[int] = []  # the record of each value; -1 for inputs
+        self.records: list[_Record] = []
+        self.stacks: dict[int, list[int]] = {}  # a value that a scan has stacked → those of its steps
+        self.shards: dict[int, tuple[int, str]] = {}  # a result of shard_map → what it is on a device, and its spec
+        self.twins: dict[Any, list[int]] = {}
+        self.known: dict[int, tuple[core.JaxprEqn, int, int, int, Any]] = {}  # what never changes about an equation
+        self.effects: list[int] = []  # records that are needed whatever the results are
+        self.left = _LOOKED_INTO
+
+    def number(self, key: Any) -> int:
+        """The same for equal keys."""
+        return self.numbers.setdefault(key, len(self.numbers))
+
+    def value(self, key: Any, maker: int = -1) -> int:
+        """A new value; those of the same key are equal."""
+        self.classes.append(self.number(key))
+        self.makers.append(maker)
+        return len(self.classes) - 1
+
+    def enter(self, jaxpr: Any, constants: Sequence[Any], operands: Sequence[int], path: int | None) -> list[int]:
+        """The values of the results. `path` tells the steps of a scan from those of another; None outside of scans."""
+        known: dict[Any, int] = dict(zip(jaxpr.invars, operands, strict=True))
+        known |= {
+            variable: self.value(("constant", id(x))) for variable, x in zip(jaxpr.constvars, constants, strict=True)
+        }
+
+        def at(variable: Any) -> int:
+            if not isinstance(variable, core.Literal):
+                return known[variable]
+            return self.value(("literal", str(variable.aval), repr(variable.val)))
+
+        for equation in jaxpr.eqns:
+            results = self.apply(equation, [at(variable) for variable in equation.invars], path)
+            known |= dict(zip(equation.outvars, results, strict=True))
+        return [at(variable) for variable in jaxpr.outvars]
+
+    def apply(self, equation: core.JaxprEqn, operands: list[int], path: int | None) -> list[int]:
+        """The values of the results of an equation of any kind."""
+        name = equation.primitive.name
+        if _passes_through(equation):
+            return operands[: len(equation.outvars)]
+        inner = None if path is None else self.number(("inside", path, id(equation)))
+        if name in _CALLS:
+            return self.enter(*_body(equation), operands, inner)
+        if name == "shard_map":
+            return self.on_devices(equation, operands, inner)
+        if name == "scan":
+            size = _size(equation)
+            if path is not None or size <= self.left:  # what is inside has been counted with what is around it
+                self.left -= size if path is None else 0
+                return self.unroll(equation, operands, inner)
+        return self.record(equation, operands, path)
+
+    def record(self, equation: core.JaxprEqn, operands: list[int], path: int | None) -> list[int]:
+        """The values of the results of an operation."""
+        if id(equation) not in self.known:  # the equation is kept as well: another one must not get its id
+            unique = id(equation) if equation.effects else 0
+            code = self.number((equation.primitive.name, unique, _comparable(equation.params)))
+            self.known[id(equation)] = (equation, code, *_work(equation))
+        _, code, matmuls, flops, opaque = self.known[id(equation)]
+        number = self.number((code, *(self.classes[x] for x in operands)))
+        self.effects += [len(self.records)] if equation.effects else []
+        twin = None if path is None else (path, id(equation))
+        return self.make(number, operands, len(equation.outvars), matmuls, flops, opaque, twin)
+
+    def make(
+        self, number: int, operands: Sequence[int], results: int, matmuls: int, flops: int, opaque: Any, twin: Any
+    ) -> list[int]:
+        """The values of so many results of a new record."""
+        index = len(self.records)
+        twins = [] if twin is None else self.twins.setdefault(twin, [])
+        twins.append(index)
+        self.records.append(_Record(number, operands, matmuls, flops, opaque, twins))
+        return [self.value((number, "result", i), index) for i in range(results)]
+
+    def unroll(self, equation: core.JaxprEqn, operands: list[int], inner: int | None) -> list[int]:
+        """A scan, step by step; `inner` is its path if it is inside another."""
+        body, constants = _body(equation)
+        whole, carried = _whole_and_carried(equation, body)
+        path = self.number(("scan", len(self.records))) if inner is None else inner
+        fixed, state, sequences = operands[: whole - carried], operands[whole - carried : whole], operands[whole:]
+        steps = range(equation.params["length"])
+        emitted: list[list[int]] = [[0] * len(steps) for _ in body.outvars[carried:]]
+        for i in reversed(steps) if equation.params["reverse"] else steps:
+            results = self.enter(body, constants, [*fixed, *state, *(self.item(x, i) for x in sequences)], path)
+            state = results[:carried]
+            for column, x in zip(emitted, results[carried:], strict=True):
+                column[i] = x
+        return [*state, *map(self.stack, emitted)]
+
+    def on_devices(self, equation: core.JaxprEqn, operands: list[int], inner: int | None) -> list[int]:
+        """A `shard_map`, which is the program of one device."""
+        ins, outs = ([str(spec) for spec in equation.params[f"{way}_specs"]] for way in ("in", "out"))
+        shards = []
+        for x, spec in zip(operands, ins, strict=True):
+            shard, came_as = self.shards.get(x, (0, ""))
+            if came_as != spec:
+                (shard,) = self.make(self.number(("shard", self.classes[x], spec)), [x], 1, 0, 0, None, None)
+            shards.append(shard)
+        wholes = []
+        for x, spec in zip(self.enter(*_body(equation), shards, inner), outs, strict=True):
+            (whole,) = self.make(self.number(("whole", self.classes[x], spec)), [x], 1, 0, 0, None, None)
+            self.shards[whole] = (x, spec)
+            wholes.append(whole)
+        return wholes
+
+    def item(self, sequence: int, i: int) -> int:
+        """What a step of a scan gets of a sequence: what an earlier scan has put there, if one has."""
+        if sequence in self.stacks:
+            return self.stacks[sequence][i]
+        return self.make(self.number(("item", self.classes[sequence], i)), [sequence], 1, 0, 0, None, None)[0]
+
+    def stack(self, column: list[int]) -> int:
+        number = self.number(("stack", *(self.classes[x] for x in column)))
+        (result,) = self.make(number, column, 1, 0, 0, None, None)
+        self.stacks[result] = column
+        return result
+
+    def total(self, results: Sequence[int]) -> Counts:
+        """Over all that the results need."""
+        waiting = [*self.effects, *(self.makers[x] for x in results)]
+        needed: set[int] = set()
+        while waiting:
+            index = waiting.pop()
+            if index >= 0 and index not in needed:
+                needed.add(index)
+                waiting += (self.makers[x] for x in self.records[index].operands)
+                waiting += self.records[index].twins
+                self.records[index].twins.clear()  # once is enough
+        records = [self.records[index] for index in sorted(needed)]
+        return Counts(
+            sum(record.matmuls for record in records),
+            sum(record.flops for record in records),
+            sum({record.number: record.matmuls for record in records}.values()),
+            tuple({record.opaque: record.opaque[1] for record in records if record.opaque}.values()),
+        )
+
+
+def _passes_through(equation: core.JaxprEqn) -> bool:
+    """Whether the results of an equation are its first operands, whatever the compiler makes of it."""
+    name, params = equation.primitive.name, equation.params
+    if name == "reduce_precision":  # where it keeps all of it: JAX rounds what it saves once more
+        kept = jnp.finfo(equation.outvars[0].aval.dtype)  # type: ignore[attr-defined]
+        return bool(params["exponent_bits"] >= kept.nexp and params["mantissa_bits"] >= kept.nmant)
+    if name == "jit":
+        if params.get("name") != RECOMPUTE_LATER:
+            return False
+        pairs: list[Any] = [(x.aval, y.aval) for x, y in zip(equation.invars, equation.outvars, strict=False)]
+        return len(pairs) == len(equation.outvars) and all(x.shape == y.shape and x.dtype == y.dtype for x, y in pairs)
+    return name in {"optimization_barrier", "name", "copy", "copy_p", "sharding_constraint", "pvary"}
+
+
+def _size(equation: core.JaxprEqn) -> int:
+    """How many equations there are in one, steps of scans counted each."""
+    if equation.primitive.name not in _CALLS | {"scan", "shard_map"}:
+        return 1
+    body, _ = _body(equation)
+    return int(equation.params.get("length", 1)) * (1 + sum(map(_size, body.eqns)))
+
+
+def _comparable(params: dict[str, Any]) -> tuple[Any, ...]:
+    """Parameters as something to compare and to hash."""
+    return tuple((name, _text(value) if _unhashable(value) else value) for name, value in sorted(params.items()))
+
+
+def _unhashable(value: Any) -> bool:
+    if any(True for _ in _programs(value)):
+        return True
+    try:
+        hash(value)
+    except TypeError:
+        return True
+    return False
+
+
+def _text(value: Any) -> str:
+    """Programs that are written alike, and hold the same constants, compute the same."""
+    return f"{value} {[id(x) for program in _programs(value) for x in getattr(program, 'consts', ())]}"
+
+
+def _programs(value: Any) -> Iterator[Any]:
+    """Those in a parameter of an equation."""
+    if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _programs(item)
+
+
+def _work(equation: core.JaxprEqn) -> tuple[int, int, tuple[int, str] | None]:
+    """Matmuls and floating-point operations of one equation; and, where they are inside, which it is."""
+    name, params = equation.primitive.name, equation.params
+    avals: list[Any] = [x.aval for x in (*equation.invars, *equation.outvars)]
+    if name == "dot_general":
+        (contracted, _), (batch, _) = params["dimension_numbers"]
+        left, _, result = (x.shape for x in avals)
+        k = math.prod(left[i] for i in contracted)
+        matmul = is_matmul(k, math.prod(result), math.prod(left[i] for i in batch))
+        return int(matmul), 2 * k * math.prod(result), None
+    if name == "conv_general_dilated":
+        image, kernel, result = (x.shape for x in avals)
+        spec = params["dimension_numbers"]
+        pairs = 1
+        for k, (i, j, o) in enumerate(zip(spec.lhs_spec[2:], spec.rhs_spec[2:], spec.out_spec[2:], strict=True)):
+            steps = (params["window_strides"][k], params["padding"][k][0])
+            dilations = (params["lhs_dilation"][k], params["rhs_dilation"][k])
+            pairs *= window_pairs(image[i], kernel[j], result[o], *steps, *dilations)
+        return 1, 2 * result[spec.out_spec[0]] * kernel[spec.rhs_spec[0]] * kernel[spec.rhs_spec[1]] * pairs, None
+    parts = [count(_closed(program)) for value in params.values() for program in _programs(value)]
+    if name == "cond":
+        parts = [max(parts, key=lambda part: (part.flops, part.matmuls))]
+    times = int(params["length"]) if name == "scan" else 1
+    matmuls, flops = times * sum(part.matmuls for part in parts), times * sum(part.flops for part in parts)
+    if not matmuls:
+        return 0, flops, None
+    place = short(line(equation))
+    return matmuls, flops, (id(equation), f"{name}, {place}" if place else name)
+
+
+def is_matmul(contracted: int, result: int, batch: int) -> bool:
+    """Whether a product with so many summands for each entry of the result is one of matrices; see `Counts`."""
+    return contracted > 1 and result > batch
+
+
+def window_pairs(image: int, kernel: int, result: int, stride: int, before: int, spread: int, dilation: int) -> int:
+    """Along one axis, the pairs of an entry of the result and one of the kernel that meet in an entry of the image,
+    not in padding, of which there are so many `before` it, nor in the gaps that the image is `spread` with.
+    """
+    start = np.arange(result) * stride - before
+    pairs = 0
+    for j in range(kernel):
+        position = start + j * dilation
+        pairs += int(np.sum((position >= 0) & (position <= (image - 1) * spread) & (position % spread == 0)))
+    return pairs
+
+
+def _closed(program: Any) -> core.ClosedJaxpr:
+    return program if isinstance(program, core.ClosedJaxpr) else core.ClosedJaxpr(program, ())

@@ -34,7 +34,7 @@ def scanned(x, h, *, reverse=False):
 
 
 TREE = {"x": jnp.asarray(np.random.RandomState(0).normal(size=(3, 4)), jnp.float32), "n": jnp.int32(5)}
-NAMES = {"jit", "closed_call", "remat2", "custom_jvp_call", "custom_vjp_call", "scan", "while", "cond"}
+NAMES = {"jit", "closed_call", "remat2", "custom_jvp_call", "custom_vjp_call", "eval_jaxpr", "scan", "while", "cond"}
 
 
 def names(found):
@@ -82,6 +82,20 @@ def test_constants_of_a_scan_keep_their_place():
     last, emitted = found(w, b)
     np.testing.assert_array_equal(last, states[2])
     np.testing.assert_array_equal(emitted, np.stack(states[:2]) + np.asarray(b))
+
+
+def test_calls_inside_of_loops_are_replaced():
+    @jax.checkpoint
+    def segment(state, rows):
+        return jax.lax.scan(lambda c, row: (jnp.sin(c + row), None), state, rows)
+
+    def loss(h, x):
+        return jax.lax.scan(segment, h, x)[0].sum()
+
+    h, x = jnp.arange(3.0), jnp.arange(12.0).reshape(2, 2, 3) / 7
+    found = program.flatten(jax.grad(loss), h, x, unroll=2)
+    assert not NAMES & set(names(found))
+    np.testing.assert_allclose(found(h, x), jax.grad(loss)(h, x), rtol=1e-6)
 
 
 def test_a_scan_that_emits_nothing():

@@ -9,6 +9,7 @@ import numpy as np
 
 from fundamentals import layers
 from fundamentals.base import Initializer, PRNGKey, Rule
+from fundamentals.memory import accumulate
 from fundamentals.models import cnn, mlp, rnn, transformer
 
 ATTENTIONS = {
@@ -126,3 +127,28 @@ def build(
         functools.partial(module.loss, **options, loss_rule=loss_rule),
         functools.partial(module.loss_and_gradient, **options, loss_rule=loss_rule),
     )
+
+
+def gradients(model: Model, num_microbatches: int) -> dict[str, Callable[..., tuple[jax.Array, Any]]]:
+    """(params, x, targets) → (loss, gradient), by who computes them, "hand" and "autodiff"; in K microbatches if K > 1.
+
+    The model's losses are means over examples, so a microbatch's weight is how many it has.
+    """
+    if num_microbatches == 1:
+        return {"hand": model.loss_and_gradient, "autodiff": jax.value_and_grad(model.loss)}
+
+    def summed(params: Any, batch: Any) -> tuple[jax.Array, int]:
+        count = len(batch[0])
+        return model.loss(params, *batch) * count, count
+
+    def summed_and_gradient(params: Any, batch: Any) -> tuple[tuple[jax.Array, int], Any]:
+        count = len(batch[0])
+        loss, gradient = model.loss_and_gradient(params, *batch)
+        return (loss * count, count), jax.tree.map(lambda g: g * count, gradient)
+
+    by_hand = accumulate(gradient_fn=summed_and_gradient, num_microbatches=num_microbatches)
+    by_autodiff = accumulate(summed, num_microbatches=num_microbatches)
+    return {
+        "hand": lambda params, x, targets: by_hand(params, (x, targets)),
+        "autodiff": lambda params, x, targets: by_autodiff(params, (x, targets)),
+    }

@@ -9,7 +9,8 @@ scale in float32, ≤ 1e-12 with --jax_enable_x64=true.
 
     python -m experiments.train_digits --flagfile=configs/train_digits.flags
 
-and likewise with configs/train_digits_cnn.flags, train_digits_rnn.flags and train_digits_transformer.flags.
+and likewise with configs/train_digits_cnn.flags, train_digits_rnn.flags and train_digits_transformer.flags. With
+`--num_microbatches=K` either gradient is accumulated over K parts of each batch: the same, in less memory.
 
 Ctrl-C leaves what is finished: figures, results and a checkpoint after the last whole epoch. `--resume` continues from
 the checkpoint as if never interrupted, bit for bit. For a run that is killed, one is written in between, every
@@ -71,6 +72,9 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "batch_size", 32, "Examples a step; an incomplete last batch is left out.", lower_bound=1, **options
     )
+    flags.DEFINE_integer(
+        "num_microbatches", 1, "Parts of a batch whose gradients are accumulated.", lower_bound=1, **options
+    )
     flags.DEFINE_integer("epochs", 40, "Passes over the training part.", lower_bound=1, **options)
     flags.DEFINE_list(
         "hidden_sizes",
@@ -130,6 +134,7 @@ def run(
     optimizer: str,
     learning_rate: float,
     batch_size: int,
+    num_microbatches: int,
     epochs: int,
     hidden_sizes: Sequence[str],
     activation: str,
@@ -157,6 +162,13 @@ def run(
         if batch_size > len(dataset.train.labels):
             raise ValueError(
                 f"--batch_size={batch_size} is more than the {len(dataset.train.labels)} training examples"
+            )
+        if num_microbatches > batch_size:
+            raise ValueError(f"--num_microbatches={num_microbatches} is more than --batch_size={batch_size}")
+        if num_microbatches > 1 and (model, norm) == ("cnn", "batch_norm"):
+            raise ValueError(
+                f"--num_microbatches={num_microbatches} with --norm=batch_norm, which would normalize each microbatch "
+                "by itself; expected --norm=layer_norm, or one microbatch"
             )
         if resume and overwrite:
             raise ValueError("--resume continues the earlier run and --overwrite drops it; expected one of them")
@@ -201,10 +213,7 @@ def run(
             digit_progress.save(folder / CHECKPOINT, done, identity)
 
     # The functions that one step is made of, compiled apart: neither gradient can borrow from the other.
-    gradient = {
-        "hand": jax.jit(network_model.loss_and_gradient),
-        "autodiff": jax.jit(jax.value_and_grad(network_model.loss)),
-    }
+    gradient = {name: jax.jit(f) for name, f in digit_models.gradients(network_model, num_microbatches).items()}
 
     @jax.jit
     def update(network: Network, gradients: Any) -> Network:

@@ -52,6 +52,15 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, whole):
         train(parts, epochs=2, activation="tanh", resume="true")
 
 
+def test_resumed_run_in_microbatches_equals_an_uninterrupted_one(tmp_path):
+    given = {"gradients": "hand", "num_microbatches": "3"}
+    train(tmp_path / "parts", epochs=1, **given)
+    train(tmp_path / "parts", epochs=2, **given, resume="true")
+    train(tmp_path / "whole", epochs=2, **given)
+    for name, array in arrays(tmp_path / "whole").items():
+        np.testing.assert_array_equal(arrays(tmp_path / "parts")[name], array, err_msg=name)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
@@ -147,6 +156,7 @@ DAMAGE = {
     "other optimizer": (bytes, {"optimizer": "sgd"}, "of another run: optimizer is 'adam' there; expected 'sgd'"),
     "other seed": (bytes, {"seed": 1}, "of another run: seed is 0 there; expected 1"),
     "other sizes": (bytes, {"hidden_sizes": "5,4"}, "of another run: hidden_sizes is ['5', '3'] there"),
+    "other microbatches": (bytes, {"num_microbatches": 2}, "of another run: num_microbatches is 1 there; expected 2"),
     "other gradients": (bytes, {"gradients": "autodiff"}, "of another run: gradients is 'hand' there"),
 }
 

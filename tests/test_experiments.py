@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
 from digits import history, train
@@ -74,6 +75,43 @@ def test_lockstep_notices_a_gradient_that_is_not_a_number(tmp_path, monkeypatch)
     verdicts = {v.claim: v for v in train(tmp_path)}
     verdict = verdicts["the gradient derived by hand is jax.grad's, at every step"]
     assert (verdict.holds, verdict.measured) == (False, "inf ([0].b)")
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("gradients", ["hand", "autodiff"])
+def test_microbatches_train_as_the_batch_does(tmp_path, gradients):
+    for k in (1, 3):  # of 101, 101 and 99 examples
+        given = {"batch_size": "301", "gradients": gradients, "activation": "tanh", "initializer": "normal(0.3)"}
+        assert train(tmp_path / str(k), **given, num_microbatches=k) == []
+    with np.load(tmp_path / "1" / "checkpoint.npz") as one, np.load(tmp_path / "3" / "checkpoint.npz") as three:
+        for name in one:
+            if "params" in name:
+                assert one[name].dtype == np.float64
+                np.testing.assert_allclose(three[name], one[name], rtol=1e-9, atol=1e-12)
+
+
+def test_lockstep_holds_in_microbatches_and_notices_a_wrong_gradient(tmp_path, monkeypatch):
+    given = {"num_microbatches": "4", "activation": "gelu", "initializer": "he_normal", "epochs": "1"}
+    assert [v.holds for v in train(tmp_path / "right", **given)] == [True, True]
+    right = digit_models.mlp.loss_and_gradient
+
+    def of_the_sum(params, x, y, **rules):  # divided once more in the end
+        loss, gradient = right(params, x, y, **rules)
+        return loss, jax.tree.map(lambda g: g / len(x), gradient)
+
+    monkeypatch.setattr(digit_models.mlp, "loss_and_gradient", of_the_sum)
+    assert not train(tmp_path / "wrong", **given)[0].holds
+
+
+def test_microbatches_are_accumulated(tmp_path, monkeypatch):
+    asked, accumulate = [], digit_models.accumulate
+    monkeypatch.setattr(
+        digit_models, "accumulate", lambda *a, **options: asked.append(options) or accumulate(*a, **options)
+    )
+    train(tmp_path / "1", epochs=1, gradients="hand")
+    assert asked == []
+    train(tmp_path / "3", epochs=1, gradients="hand", num_microbatches=3)
+    assert [options["num_microbatches"] for options in asked] == [3, 3]
 
 
 def test_divergence_is_called_divergence(tmp_path):
@@ -194,6 +232,7 @@ def test_effective_flags_repeat_the_run(tmp_path):
 BAD_FLAGS = {
     "learning_rate": ("-0.1", "not a non-negative number"),
     "batch_size": ("0", "not a positive integer"),
+    "num_microbatches": ("0", "not a positive integer"),
     "epochs": ("0", "not a positive integer"),
     "hidden_sizes": ("8,²", "expected positive integers"),
     "activation": ("cube", "value should be one of <sigmoid"),
@@ -229,6 +268,11 @@ def test_bad_initializers(text):
     [
         ({"learning_rate": "nan"}, "learning_rate is nan; expected a number in"),
         ({"batch_size": "5000"}, "--batch_size=5000 is more than the 1258 training examples"),
+        ({"num_microbatches": "301"}, "--num_microbatches=301 is more than --batch_size=300"),
+        (
+            {"model": "cnn", "norm": "batch_norm", "num_microbatches": "2"},
+            "--num_microbatches=2 with --norm=batch_norm, which would normalize each microbatch by itself",
+        ),
         ({"data_set": "mnist"}, "'mnist' is not in the box"),
         ({"data_set": "mnist", "data_dir": "nowhere"}, "nowhere is not a folder"),
         ({"resume": "true", "overwrite": "true"}, "expected one of them"),

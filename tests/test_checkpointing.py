@@ -88,7 +88,8 @@ def test_deep_schedules_need_no_recursion():
         ((0, (), 1, 2), r"\(\) is in the schedule"),
         ((0, "1", 2), "'1' is in the schedule"),
         ((0, True, 2), "True is in the schedule"),
-        ([0, 1, 2], r"\[0, 1, 2\] is in the schedule"),
+        ([0, 1, 2], "the schedule is a list; expected a plan, or a tuple"),
+        ((0, [1], 2), r"\[1\] is in the schedule"),
     ],
 )
 def test_schedules_that_are_none(schedule, match):
@@ -276,6 +277,29 @@ def test_chain_of_rules_unused_outputs_and_no_stages():
         jnp.zeros((0, 3))
     )
     assert empty.shape == (0, 3)
+
+
+def test_chain_under_shard_map():
+    # A carry of which one part is the same on both devices, and the other is not.
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    same, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("d")
+
+    def stage(p, c):
+        return jnp.tanh(c[0] * p[None]), jnp.sin(c[1] * p[0])
+
+    def loss(compose, p, x, y):
+        def on_one(p, x, y):
+            last = compose([stage] * 3)([p, p + 1, 2 * p], (x, y))
+            return jax.lax.psum(jnp.sum(last[0]) + jnp.sum(last[1]), "d")
+
+        return jax.shard_map(on_one, mesh=mesh, in_specs=(same, split, same), out_specs=same)(p, x, y)
+
+    p, x, y = jnp.arange(3.0) / 3, jnp.ones((4, 3)), jnp.full(2, 0.5)
+    found, expected = (
+        jax.jit(jax.grad(functools.partial(loss, c), (0, 1, 2)))(p, x, y)
+        for c in (functools.partial(chain, schedule=((0, 1), 2)), one_after_the_other)
+    )
+    assert relative_error(found, expected) <= 2e-6
 
 
 def test_bad_chains():

@@ -58,9 +58,9 @@ def accumulate(
       along a new first axis of microbatches. Sums and weights are added in float32 for half precision; L has that
       dtype, ∇L the dtypes of params. Where W = 0, both are 0, or NaN where a sum is. To be called under `jax.jit`.
 
-    Microbatches follow each other, so each one of a batch that is sharded under `jit` alone lies on one device: to share
-    the work, use `shard_map` and axis_name. There, a key that is the same on all devices draws the same numbers on
-    them: fold `jax.lax.axis_index` in.
+    Microbatches follow each other, so each one of a batch that is sharded under `jit` alone lies on one device: to
+    share the work, use `shard_map` and axis_name. There, a key that is the same on all devices draws the same numbers
+    on them: fold `jax.lax.axis_index` in.
 
     Raises:
       ValueError: K is no count, both functions or neither are given, leaves of the batch differ in length, what the

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from fundamentals import _checks
-from fundamentals.base import Array, ArrayTree, Rule, hand_derived
+from fundamentals.base import Array, ArrayTree, Rule, hand_derived, vary_together
 from fundamentals.memory.checkpointing.schedules import Schedule, check, stages_of
 
 Stage = Callable[[Any, Any], Any] | Rule
@@ -48,7 +48,8 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
 
     Returns:
       apply(params, x): params has one entry for each stage, x is the first carry. Reverse mode of any order works; that
-      of second order keeps what it needs of the first. Forward mode does not (`jax.custom_vjp`).
+      of second order keeps what it needs of the first. Forward mode does not (`jax.custom_vjp`). To be called under
+      `jax.jit`: outside, each call is compiled anew.
 
     Raises:
       ValueError: the schedule is not one of so many stages; or, by apply, params has not one entry for each.
@@ -66,6 +67,7 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
             raise ValueError(
                 f"chain: params has {len(params)} entries; expected one for each of {len(functions)} stages"
             )
+        params, x = vary_together((list(params), x))
         # Arrays that stages close over become operands: a custom_vjp may not close over what is differentiated.
         programs, structures, carry, operands = [], [], jax.eval_shape(lambda: x), []
         for stage, p in zip(functions, params, strict=True):

@@ -9,7 +9,7 @@ of a program whose memory has been looked up.
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,8 +35,14 @@ from fundamentals.memory.checkpointing.schedules import (
 CANDIDATES = 16
 """Schedules of the frontier that a budget is tried on, in equal ratios of memory."""
 
-SCALARS = 256
+BUCKETS = 500
+"""In how many the dynamic program divides memory."""
+
+SCALARS = 512
 """Bytes for numbers that a loss makes on its way: sums, counts, rates."""
+
+Loss = Callable[[Any], Any]
+"""The chain's output → []."""
 
 
 class Plan(NamedTuple):
@@ -96,6 +102,7 @@ def plan(
     budget: int | str | None = None,
     slots: int | None = None,
     max_time: float | None = None,
+    loss: Loss | None = None,
 ) -> Plan:
     """The schedule with the fewest FLOPs that keeps a budget, or the one with least memory in a time.
 
@@ -105,13 +112,15 @@ def plan(
       x: the first carry.
       budget: bytes, as a number or "64MiB", of temp memory (`compiled.memory_analysis().temp_size_in_bytes`) of the
         gradient of a scalar function of the chain's output, on the present backend and with the present settings;
-        arguments and gradients are not counted. Candidates are compiled, from the fastest on, until one keeps it, both
-        where the first carry is differentiated and where not. The scalar function is taken to be a sum of squares and
-        of log Σ exp along the last axis; one that needs more for itself (cosh keeps four arrays) needs that, too.
+        arguments and gradients are not counted. Candidates are compiled, from the fastest on, until one keeps it.
       slots: c ≥ 1: as many checkpoints as the binomial schedule may have (Griewank & Walther 2000), for equal stages.
-      max_time: FLOPs, in those of storing all, ≥ 1: the least memory that may be had for that.
+      max_time: FLOPs, in those of storing all, ≥ 1: the least memory that a candidate needs for that.
+      loss: the scalar function of the chain's output, whose own memory is in the budget. Unless given, it is taken to
+        be a cross-entropy with integer labels along the last axis and, for the gradient by the first carry, too, a mean
+        of squares. One that needs more for itself than these has to be given for the budget to be kept.
 
-    A larger budget never gives a slower plan, nor one of lower peak.
+    Candidates are some of the schedules on the dynamic program's frontier. A larger budget never gives a slower plan,
+    nor one of lower peak.
 
     Raises:
       ValueError: not one of the three is given, a budget can't be read or kept: then it names the least that can.
@@ -122,32 +131,33 @@ def plan(
     if sum(value is not None for value in given.values()) != 1:
         named = [name for name, value in given.items() if value is not None]
         raise ValueError(f"plan: {' and '.join(named) or 'nothing'} given; expected one of budget, slots and max_time")
-    problem = _Problem(tuple(stages), params, x)
+    problem = _Problem(tuple(stages), params, x, loss)
     if slots is not None:
         return problem.plan(binomial(len(stages), slots))
     if max_time is not None:
         _checks.interval("plan", "[1, inf)", max_time=max_time)
-        fast = [schedule for schedule in problem.candidates() if problem.time(schedule) <= max_time * (1 + 1e-12)]
+        affordable = [s for s in (*problem.candidates, *problem.frontier) if problem.time(s) <= max_time * (1 + 1e-12)]
+        leanest = min(affordable, key=lambda s: peak(s, problem.costs, problem.input_bytes) if s else 0)
+        fast = [leanest, *(s for s in affordable if s in problem.candidates)]
         return min((problem.plan(schedule) for schedule in fast), key=lambda p: (p.peak_bytes, p.time))
     limit = to_bytes(budget)
-    least = None
-    for schedule in problem.candidates():
-        found = problem.temp(schedule, limit)
-        if found <= limit:
+    for schedule in problem.candidates:
+        if problem.temp(schedule, limit) <= limit:
             return problem.plan(schedule)
-        least = found if least is None else min(least, found)
-    least = min(problem.temp(schedule) for schedule in problem.candidates())
+    least = min(problem.temp(schedule) for schedule in problem.candidates)
     raise ValueError(f"plan: a budget of {limit:,} bytes can't be kept; expected at least {least:,} ({_show(least)})")
 
 
-def pareto(stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree) -> tuple[Plan, ...]:
+def pareto(
+    stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree, *, loss: Loss | None = None
+) -> tuple[Plan, ...]:
     """The frontier of time and memory, the fastest plan first: each of the others needs less memory, and more time.
 
     As measured: candidates whose compiled program needs no less than that of a faster one are left out.
     """
-    problem = _Problem(tuple(stages), params, x)
+    problem = _Problem(tuple(stages), params, x, loss)
     found: list[Plan] = []
-    for schedule in problem.candidates():
+    for schedule in problem.candidates:
         candidate = problem.plan(schedule)
         if not found or candidate.peak_bytes < found[-1].peak_bytes:
             found.append(candidate)
@@ -157,31 +167,45 @@ def pareto(stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree) -> tupl
 class _Problem:
     """Stages at shapes: their costs, candidates, and what has been compiled."""
 
-    def __init__(self, stages: tuple[Stage, ...], params: Sequence[Any], x: ArrayTree) -> None:
+    def __init__(self, stages: tuple[Stage, ...], params: Sequence[Any], x: ArrayTree, loss: Loss | None) -> None:
         if len(params) != len(stages):
             raise ValueError(f"plan: params has {len(params)} entries; expected one for each of {len(stages)} stages")
-        self.stages, self.x = stages, jax.eval_shape(lambda: x)
+        self.stages, self.loss, self.x = stages, loss, jax.eval_shape(lambda: x)
         self.params = [jax.eval_shape(lambda p=p: p) for p in params]
-        leaves, structure = jax.tree.flatten((self.params, self.x))
-        # Two questions about one chain compile its candidates once.
-        key = (stages, structure, tuple((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves))
-        self.costs, self.input_bytes, self.compiled = _known((*key, jax.config.read("jax_enable_x64")), self)
+        self.targets = jax.eval_shape(lambda params, x: _targets(_composition(stages, params, x)), self.params, self.x)
+        # Two questions about one chain compile its candidates once. What is remembered are numbers, by the program: a
+        # stage that has changed is another, and what it closes over is not kept.
+        program = jax.make_jaxpr(self._gradient(store_all(len(stages)), True))
+        names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_device")
+        settings = (str(getattr(jax.config, name)) for name in names)
+        key = (str(program(self.params, self.x, self.targets)), str(jax.tree.structure((params, x))), *settings)
+        known = _known((*key, str(jax.devices()[0])))
+        if "costs" not in known:
+            known["costs"] = stage_costs(self.stages, self.params, self.x)
+        (self.costs, self.input_bytes), self.compiled = known["costs"], known.setdefault("compiled", {})
 
+    @functools.cached_property
+    def frontier(self) -> list[Schedule]:
+        """Of the dynamic program, from the fastest on."""
+        if not self.stages:
+            return []
+        most = peak(store_all(len(self.stages)), self.costs, self.input_bytes)
+        # Sizes are rounded up: as many buckets more as stages, so that storing all fits.
+        solutions = frontier(solve(self.costs, self.input_bytes, most + most * len(self.stages) // BUCKETS, BUCKETS))
+        return [solution.schedule for solution in solutions]
+
+    @functools.cached_property
     def candidates(self) -> list[Schedule]:
         """From the fastest to the one of least memory, as modelled; storing all is the first."""
-        if not self.stages:
-            return [()]
-        everything = store_all(len(self.stages))
-        most = peak(everything, self.costs, self.input_bytes)
-        solutions = frontier(solve(self.costs, self.input_bytes, most))
-        if not solutions:
-            return [everything]
-        least = min(solution.bytes for solution in solutions)
-        chosen = [everything]
-        for size in np.geomspace(max(most, 1), max(least, 1), CANDIDATES):
-            fitting = next((s for s in solutions if s.bytes <= size), solutions[-1])
-            if fitting.schedule not in chosen:
-                chosen.append(fitting.schedule)
+        chosen: list[Schedule] = [store_all(len(self.stages))]
+        sizes = [peak(schedule, self.costs, self.input_bytes) for schedule in self.frontier]
+        if sizes:
+            for size in np.geomspace(max(*sizes, 1), max(min(sizes), 1), CANDIDATES):
+                fitting = next(
+                    (s for s, own in zip(self.frontier, sizes, strict=True) if own <= size), self.frontier[-1]
+                )
+                if fitting not in chosen:
+                    chosen.append(fitting)
         return chosen
 
     def temp(self, schedule: Schedule, limit: float = float("inf")) -> int:
@@ -192,16 +216,26 @@ class _Problem:
     def _compile(self, schedule: Schedule, by_input: bool) -> int:
         key = (schedule, by_input)
         if key not in self.compiled:
-            apply = chain(self.stages, schedule)
-
-            def gradient(params: Any, x: ArrayTree) -> Any:
-                y, pullback = jax.vjp(apply, params, x)
-                dparams, dx = pullback(jax.tree.map(_cotangent, y))
-                found = jax.tree.leaves((dparams, dx) if by_input else dparams)
-                return [g for g in found if g.dtype != jax.dtypes.float0]
-
-            self.compiled[key] = temp_bytes(jax.jit(gradient).lower(self.params, self.x).compile()) + SCALARS
+            compiled = jax.jit(self._gradient(schedule, by_input)).lower(self.params, self.x, self.targets).compile()
+            self.compiled[key] = temp_bytes(compiled) + SCALARS
         return int(self.compiled[key])
+
+    def _gradient(self, schedule: Schedule, by_input: bool) -> Any:
+        """The value and the gradient of a loss, the gradient by the first carry only if asked for."""
+        apply = chain(self.stages, schedule)
+        assumed = _mean_of_squares if by_input else _cross_entropy
+
+        def value_and_gradient(params: Any, x: ArrayTree, targets: Any) -> Any:
+            def objective(params: Any, x: ArrayTree) -> Any:
+                y = apply(params, x)
+                return self.loss(y) if self.loss else assumed(y, targets)
+
+            value, pullback = jax.vjp(objective, params, x)
+            dparams, dx = pullback(jnp.ones_like(value))
+            found = jax.tree.leaves((dparams, dx) if by_input else dparams)
+            return value, [g for g in found if g.dtype != jax.dtypes.float0]
+
+        return value_and_gradient
 
     def time(self, schedule: Schedule) -> float:
         counted = _evaluations(schedule)
@@ -211,40 +245,50 @@ class _Problem:
         return 1 + again / once if once else 1.0
 
     def plan(self, schedule: Schedule) -> Plan:
-        solutions = self.candidates()
         return Plan(
             schedule=schedule,
             peak_bytes=self.temp(schedule),
             modelled_bytes=peak(schedule, self.costs, self.input_bytes) if self.stages else 0,
             forward_evaluations=forward_evaluations(schedule),
             time=self.time(schedule),
-            lower_bound=min(peak(s, self.costs, self.input_bytes) for s in solutions) if self.stages else 0,
+            lower_bound=min((peak(s, self.costs, self.input_bytes) for s in self.frontier), default=0),
             costs=self.costs,
             input_bytes=self.input_bytes,
         )
 
 
 @functools.lru_cache(maxsize=64)
-def _store(key: Any) -> dict[str, Any]:
+def _known(key: Any) -> dict[str, Any]:
+    """What has been measured of a program: costs of stages, memory of schedules."""
     return {}
 
 
-def _known(key: Any, problem: _Problem) -> tuple[tuple[StageCost, ...], int, dict[Any, int]]:
-    """Costs and compiled programs' memory, kept by what they depend on."""
-    store = _store(key)
-    if "costs" not in store:
-        store["costs"] = stage_costs(problem.stages, problem.params, problem.x)
-        store["compiled"] = {}
-    return (*store["costs"], store["compiled"])
+def _composition(stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree) -> ArrayTree:
+    return chain(stages, store_all(len(stages)))(params, x)
 
 
-def _cotangent(y: Any) -> Any:
-    """That of half the sum of squares and of the sum of log Σ exp, for regression's and classification's losses."""
-    if not jnp.issubdtype(y.dtype, jnp.inexact):
-        return np.zeros(y.shape, jax.dtypes.float0)
-    if jnp.issubdtype(y.dtype, jnp.complexfloating) or not y.ndim:
-        return y
-    return y + jax.nn.softmax(y, axis=-1)
+def _targets(y: ArrayTree) -> Any:
+    """What losses compare an output with: labels, or another output."""
+    return [(jnp.zeros((*leaf.shape[:-1], 1), jnp.int32), leaf) for leaf in map(jnp.asarray, jax.tree.leaves(y))]
+
+
+def _mean_of_squares(y: ArrayTree, targets: Any) -> Any:
+    total = jnp.float32(0)
+    for leaf, (_, target) in zip(jax.tree.leaves(y), targets, strict=True):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            total += jnp.mean(jnp.abs(leaf - target) ** 2).astype(jnp.float32)
+    return total
+
+
+def _cross_entropy(y: ArrayTree, targets: Any) -> Any:
+    total = jnp.float32(0)
+    for leaf, (labels, target) in zip(jax.tree.leaves(y), targets, strict=True):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim and leaf.shape[-1]:
+            chosen = jnp.take_along_axis(jax.nn.log_softmax(leaf, axis=-1), labels, axis=-1)
+            total -= jnp.mean(chosen).astype(jnp.float32)
+        else:
+            total += _mean_of_squares(leaf, [(labels, target)])
+    return total
 
 
 def _evaluations(schedule: Schedule) -> dict[int, int]:

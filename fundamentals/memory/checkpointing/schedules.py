@@ -56,7 +56,7 @@ def uniform(length: int, segments: int | None = None, *, tape_last: bool = True)
 
     Args:
       length: l stages.
-      segments: how many; the nearest integer to √l unless given. The first ones are a stage longer if l is no multiple.
+      segments: how many; the nearest integer to √l unless given. Some are a stage longer if l is no multiple.
       tape_last: the last segment, whose backward pass comes first, is taped instead. To compute it again saves nothing.
     """
     _checks.counts("uniform", length=length)
@@ -117,6 +117,8 @@ def binomial_split(length: int, slots: int) -> int:
 
 def repetitions(length: int, slots: int) -> int:
     """r of (1): how often a step is computed at most before it is taped."""
+    if slots == 1:
+        return max(length - 1, 0)
     r = 0
     while comb(slots + r, slots) < length:
         r += 1
@@ -192,6 +194,8 @@ def kept(schedule: Schedule) -> tuple[int, int]:
 
 def check(schedule: Sequence[Any], length: int) -> None:
     """A ValueError unless each of l stages is in the schedule once, in order, in groups that are not empty."""
+    if not isinstance(schedule, tuple):
+        raise ValueError(f"chain: the schedule is a {type(schedule).__name__}; expected a plan, or a tuple of stages")
     pending: list[Any] = [schedule]
     while pending:
         node = pending.pop()

@@ -185,3 +185,13 @@ def test_a_loss_that_needs_more_is_given():
     assumed = plan(STAGES[:1], PARAMS[:1], X, budget="1GiB")
     given = plan(STAGES[:1], PARAMS[:1], X, budget="1GiB", loss=lambda y: jnp.sum(jax.nn.softmax(y @ y.T)))
     assert given.peak_bytes >= 4 * ROWS * ROWS > assumed.peak_bytes
+
+
+def test_stages_that_cannot_be_hashed():
+    class Layer:
+        __hash__ = None
+
+        def __call__(self, p, x):
+            return jnp.tanh(x @ p)
+
+    assert plan([Layer()], PARAMS[:1], X, budget="1GiB").schedule == (0,)

@@ -6,6 +6,7 @@ alone, with a probe between its passes: a loop that XLA can't look into, which h
 needs most of it there. What the program needs beyond the loop's own is the tape.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,13 +30,21 @@ def stage_costs(stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree) ->
     for stage, p in zip(stages, params, strict=True):
         shapes = jax.eval_shape(lambda p=p: p)
         leaves, structure = jax.tree.flatten((shapes, carry))
-        key = (stage, structure, tuple((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves))
+        key = (
+            id(stage),  # not every callable can be hashed
+            structure,
+            tuple((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves),
+        )
         function = hand_derived(stage) if isinstance(stage, Rule) else stage
         if key not in measured:
-            measured[key] = _measure(function, shapes, carry)
+            measured[key] = _measure(functools.partial(_call, function), shapes, carry)
         cost, carry = measured[key]
         found.append(cost)
     return tuple(found), first
+
+
+def _call(function: Callable[[Any, Any], Any], p: Any, x: Any) -> Any:
+    return function(p, x)
 
 
 def _measure(stage: Callable[[Any, Any], Any], p: Any, x: Any) -> tuple[StageCost, Any]:

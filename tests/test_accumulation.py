@@ -199,3 +199,78 @@ def test_what_is_not_a_number_is_not_hidden_where_nothing_counts():
 def test_what_is_given_must_be_callable():
     with pytest.raises(TypeError, match="loss_fn is of type int; expected a function"):
         accumulate(3, num_microbatches=2)
+
+
+def traced_on_two_devices(function, specs):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    sharded = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("d"))
+    return jax.jit(sharded)(jnp.array([2.0, 3.0]), jnp.arange(8.0))
+
+
+def summed(params, batch, *key):
+    return jnp.sum(params * batch), jnp.float32(batch.size)
+
+
+@pytest.mark.parametrize(
+    ("axis_name", "message"),
+    [
+        ("e", "accumulate: axis_name is 'e'; expected axes of the jax.shard_map around it: ['d']"),
+        ("d", "accumulate: params varies over ['d']; expected the same on all devices of axis_name 'd'"),
+    ],
+)
+def test_axes_that_are_none_and_params_that_differ_along_one(axis_name, message):
+    function = accumulate(summed, num_microbatches=2, axis_name=axis_name)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        traced_on_two_devices(lambda p, x: function(p[0], x), PartitionSpec("d"))
+    with pytest.raises(ValueError, match=r"expected axes of the jax.shard_map around it: \[\]"):
+        function(jnp.float32(2), jnp.arange(8.0))
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_each_device_by_itself(split):
+    # Without axis_name, nothing is added over devices, be the params the same on them or not.
+    def on_one(params, x):
+        key = jax.random.fold_in(jax.random.key(0), jax.lax.axis_index("d"))
+        return jax.tree.map(lambda x: x[None], accumulate(summed, num_microbatches=2)(params[0], x, key))
+
+    found = traced_on_two_devices(on_one, (PartitionSpec("d" if split else None), PartitionSpec("d")))
+    expected = ([3.0, 16.5], [1.5, 5.5]) if split else ([3.0, 11.0], [1.5, 5.5])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("none", [None, np.zeros(3, jax.dtypes.float0)], ids=["None", "float0"])
+def test_integer_parameters_have_no_gradient(none):
+    def gradient_fn(params, batch):
+        return summed(params["w"], batch), {"w": jnp.sum(batch), "ids": none}
+
+    params = {"w": jnp.float32(2), "ids": jnp.arange(3)}
+    loss, gradients = jax.jit(accumulate(gradient_fn=gradient_fn, num_microbatches=2))(params, jnp.arange(7.0))
+    np.testing.assert_allclose((loss, gradients["w"]), (6, 3), rtol=1e-6)
+    assert (
+        gradients["ids"] is None
+        if none is None
+        else (gradients["ids"].dtype, gradients["ids"].shape)
+        == (
+            jax.dtypes.float0,
+            (3,),
+        )
+    )
+    # Not so of parameters that are numbers.
+    message = "gradient has another structure" if none is None else "gradient['ids'] has dtype float0; expected numbers"
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        accumulate(gradient_fn=gradient_fn, num_microbatches=2)(params | {"ids": jnp.ones(3)}, jnp.arange(7.0))
+
+
+def test_fewer_microbatches_than_asked_for():
+    function = accumulate(lambda p, x: (summed(p, x), x), num_microbatches=4, has_aux=True)
+    (_, aux), _ = jax.eval_shape(function, jnp.float32(2), jnp.arange(6.0))
+    assert aux.shape == (3, 2)
+
+
+def test_a_complex_gradient_of_a_real_parameter():
+    def gradient_fn(params, batch):
+        return summed(params["w"], batch), {"w": jnp.sum(batch).astype(jnp.complex64)}
+
+    message = "accumulate: gradient['w'] has dtype complex64; expected numbers like params['w'], of dtype float32"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        accumulate(gradient_fn=gradient_fn, num_microbatches=2)({"w": jnp.float32(2)}, jnp.arange(8.0))

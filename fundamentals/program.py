@@ -426,6 +426,11 @@ def _programs(value: Any) -> Iterator[Any]:
             yield from _programs(item)
 
 
+def matmuls(equation: core.JaxprEqn) -> int:
+    """Matrix products of one equation, those of the programs that it holds among them."""
+    return _work(equation)[0]
+
+
 def _work(equation: core.JaxprEqn) -> tuple[int, int, tuple[int, str] | None]:
     """Matmuls and floating-point operations of one equation; and, where they are inside, which it is."""
     name, params = equation.primitive.name, equation.params

@@ -1,6 +1,7 @@
 """Checkpointing: schedules, the dynamic program against brute force, chains whose reverse pass follows a schedule."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from oracles import TOLERANCE, relative_error
 from fundamentals import activations
 from fundamentals.base import Rule
 from fundamentals.memory import audit
-from fundamentals.memory.checkpointing import chain, dynamic_program, schedules, segment_checkpoint
+from fundamentals.memory.checkpointing import Plan, chain, dynamic_program, plan, schedules, segment_checkpoint
 from fundamentals.memory.checkpointing.dynamic_program import StageCost
 
 
@@ -53,6 +54,7 @@ def test_binomial_makes_the_fewest_forward_evaluations(slots):
     for length in [*range(25), 55, 56, 57, 90]:
         evaluations, _ = carried_out(schedules.binomial(length, slots), length)
         assert evaluations == fewest_steps(length, slots) + length == schedules.fewest_forwards(length, slots)
+        assert evaluations == schedules.forward_evaluations(schedules.binomial(length, slots))
         assert schedules.kept(schedules.binomial(length, slots))[0] <= slots
 
 
@@ -75,8 +77,62 @@ def test_textbook_schedules(length):
     assert schedules.uniform(9) == schedules.uniform(9, 3)
 
 
-def test_deep_schedules_need_no_recursion():
-    assert schedules.forward_evaluations(schedules.recompute_all(1500)) == 1500 * 1501 // 2
+def nested(depth, first=(0,)):
+    for i in range(1, depth):
+        first = (first, i)
+    return first
+
+
+def test_schedules_as_deep_as_python_can_tell():
+    deepest = schedules.recompute_all(schedules.DEEPEST)
+    costs = (COST,) * schedules.DEEPEST
+    plan = Plan(deepest, (1,) * schedules.DEEPEST, 0, 0, 0, 1.0, 0, costs, 1)
+    assert Plan.from_json(plan.to_json()).schedule == deepest
+    assert chain([jnp.add] * 256, deepest)
+    slots = [schedules.binomial(length, c) for length, c in ((256, 1), (32_896, 2))]
+    assert slots[0] == deepest == nested(256)
+    assert max(schedules.evaluations(slots[1]).values()) == 256
+
+
+DEEP = nested(100_000)
+COST = StageCost(1, 2, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: schedules.recompute_all(257), "recompute_all: length is 257; expected at most 256, as groups are at"),
+        (
+            lambda: schedules.binomial(257, 1),
+            "binomial: length is 257; expected at most 256, as groups are at",
+        ),
+        (lambda: schedules.binomial(32_897, 2), "binomial: length is 32897; expected at most 32896, as groups are"),
+        (lambda: chain([jnp.add] * 257, nested(257)), "chain: stage 0 is in 257 nested tuples; expected at most 256"),
+        (
+            lambda: dynamic_program.peak(DEEP, [COST] * 100_000, 10),
+            "peak: stage 0 is in 100000 nested tuples; ex",
+        ),
+        (
+            lambda: dynamic_program.peak((0, 1), [COST], 10),
+            "peak: the schedule has stages (0, 1); expected 0 … 0",
+        ),
+    ],
+)
+def test_schedules_that_are_too_deep(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_evaluations_are_counted_without_going_through_them():
+    assert schedules.forward_evaluations(DEEP) == 100_000 * 100_001 // 2
+
+
+def test_the_dynamic_program_leaves_out_what_is_too_deep(monkeypatch):
+    monkeypatch.setattr(dynamic_program, "DEEPEST", 4)
+    table = dynamic_program.solve([COST] * 6, 10, 10 * 10, buckets=10)
+    assert dynamic_program.read(table, 40) is None  # all are computed again, but for one: 5 deep
+    depths = [max(schedules.evaluations(s.schedule).values()) for s in dynamic_program.frontier(table)]
+    assert 2 <= max(depths) <= 4
 
 
 @pytest.mark.parametrize(
@@ -90,6 +146,12 @@ def test_deep_schedules_need_no_recursion():
         ((0, True, 2), "True is in the schedule"),
         ([0, 1, 2], "the schedule is a list; expected a plan, or a tuple"),
         ((0, [1], 2), r"\[1\] is in the schedule"),
+        # 2⁶⁰ stages; a list as deep as Python can't print.
+        (
+            functools.reduce(lambda half, _: (half, half), range(60), (0,)),
+            r"\(0, 0, 0, 0, 0, 0, \.\.\.\); expected",
+        ),
+        ((0, functools.reduce(lambda inner, _: [inner], range(5000), [])), r"\[\[\[.*is in the schedule"),
     ],
 )
 def test_schedules_that_are_none(schedule, match):
@@ -123,7 +185,8 @@ def needed(schedule, costs, first):
         for node in nodes:
             group = list(schedules.stages_of((node,)))
             for i in group:
-                time += costs[i].forward
+                unread = nodes is not schedule and node == stages[-1]  # a group, computed again, ends here
+                time += costs[i].again if unread else costs[i].forward
                 if isinstance(node, tuple):
                     passing = (inputs[i] if i > group[0] else 0) + inputs[i + 1]
                 else:
@@ -151,8 +214,8 @@ def test_dynamic_program_equals_brute_force(length):
     rng = np.random.RandomState(length)
     for _ in range(12):
         output, forward, backward = (rng.randint(1, 20, length) for _ in range(3))
-        extra, f_space, b_space = (rng.randint(0, 12, length) for _ in range(3))
-        columns = (forward, backward, output, output + extra, f_space, b_space)
+        extra, f_space, b_space, again = (rng.randint(0, 12, length) for _ in range(4))
+        columns = (forward, backward, output, output + extra, f_space, b_space, np.minimum(again, forward))
         costs = [StageCost(*map(int, row)) for row in zip(*columns, strict=True)]
         first = int(rng.randint(1, 9))
         every = [needed(schedule, costs, first) for schedule in every_schedule(0, length)]
@@ -336,3 +399,31 @@ def test_what_is_computed_again_survives_the_compiler(stage):
     tape = everything.temp_bytes / length
     assert groups.temp_bytes <= 4 * state + 3 * tape + 3 * state
     assert nothing.temp_bytes <= tape + 5 * state  # whatever the length
+
+
+def normalized_block(p, x):
+    centered = x - jnp.mean(x, -1, keepdims=True)
+    return x + jnp.tanh(centered * jax.lax.rsqrt(jnp.var(x, -1, keepdims=True) + 1e-5) @ p[0]) @ p[1]
+
+
+def isolated_block(p, x):
+    # Its input's cotangent is there at once, before those of its parameters.
+    return x + jnp.tanh(jnp.tanh(jax.lax.stop_gradient(x) @ p[0]) @ p[1])
+
+
+# In states: 7.2 and 6.0; 16.7 with cotangents that are left as sums, 20 where the next group waits for no parameters'.
+@pytest.mark.parametrize(("block", "states"), [(normalized_block, 9), (isolated_block, 8)], ids=["sums", "order"])
+def test_cotangents_are_added_up_and_waited_for(block, states):
+    rows, width, length = 512, 16, 6
+    params = [(jax.ShapeDtypeStruct((width, width), jnp.float32),) * 2] * length
+    apply = chain([block] * length, schedules.recompute_all(length))
+    gradient = jax.jit(jax.grad(lambda params, x: jnp.sum(apply(params, x) ** 2)))
+    compiled = gradient.lower(params, jax.ShapeDtypeStruct((rows, width), jnp.float32)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes <= states * 4 * rows * width
+
+
+def test_the_lower_bound_of_a_plan_is_that_of_every_schedule():
+    params = [jax.ShapeDtypeStruct((16, 16), jnp.float32)] * 3
+    found = plan([lambda p, x: jnp.sin(x @ p)] * 3, params, jax.ShapeDtypeStruct((64, 16), jnp.float32), slots=1)
+    peaks = [dynamic_program.peak(schedule, found.costs, found.input_bytes) for schedule in every_schedule(0, 3)]
+    assert found.lower_bound == min(peaks)

@@ -10,7 +10,7 @@ from oracles import relative_error
 
 from fundamentals.memory.checkpointing import Plan, chain, costs, pareto, plan, planning, schedules
 
-ROWS, WIDTH, LENGTH = 256, 16, 6
+ROWS, WIDTH, LENGTH = 256, 16, 3
 STATE = 4 * ROWS * WIDTH
 
 
@@ -22,8 +22,9 @@ def narrow(p, x):
     return jnp.tanh(x @ p)[:, ::2]
 
 
-STAGES = [layer, layer, narrow, layer, layer, layer]
-PARAMS = [jax.ShapeDtypeStruct((w, w), jnp.float32) for w in (16, 16, 16, 8, 8, 8)]
+STAGES = [layer, narrow, layer]
+PARAMS = [jax.ShapeDtypeStruct((w, w), jnp.float32) for w in (16, 16, 8)]
+EVERYTHING = schedules.store_all(2 * LENGTH)  # each stage falls into its product and what follows it
 X = jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.float32)
 
 
@@ -44,20 +45,19 @@ OUTER = {
 def test_a_budget_is_kept_and_more_is_never_slower():
     frontier = pareto(STAGES, PARAMS, X)
     assert len(frontier) >= 4
-    assert frontier[0].schedule == schedules.store_all(LENGTH)
+    assert (frontier[0].schedule, frontier[0].pieces) == (EVERYTHING, (2,) * LENGTH)
     least, most = frontier[-1].peak_bytes, frontier[0].peak_bytes
-    assert least < most / 2
+    assert least < 0.65 * most
     earlier = None
-    for budget in np.linspace(least, most, 4).astype(int):
-        found = plan(STAGES, PARAMS, X, budget=int(budget))
+    for budget in (least, (least + most) // 2, most):
+        found = plan(STAGES, PARAMS, X, budget=budget)
         assert found.peak_bytes <= budget
-        measured = [temp(found, argnums, outer) for outer in OUTER.values() for argnums in (0, (0, 1))]
-        assert max(measured) <= budget
-        assert found.peak_bytes == pytest.approx(max(measured), rel=0.1)
+        measured = [temp(found, argnums, OUTER[name]) for name, argnums in (("squares", (0, 1)), ("cross-entropy", 0))]
+        assert 0.8 * found.peak_bytes <= max(measured) <= budget  # these losses need less than those assumed
         if earlier:
             assert (found.time, -found.peak_bytes) <= (earlier.time, -earlier.peak_bytes)
         earlier = found
-    assert earlier.schedule == schedules.store_all(LENGTH)
+    assert earlier.schedule == EVERYTHING
     with pytest.raises(ValueError, match=re.escape(f"expected at least {least:,} ")):
         plan(STAGES, PARAMS, X, budget=least - 1)
 
@@ -66,13 +66,25 @@ def test_frontier():
     frontier = pareto(STAGES, PARAMS, X)
     assert [p.time for p in frontier] == sorted({p.time for p in frontier})
     assert [p.peak_bytes for p in frontier] == sorted({p.peak_bytes for p in frontier}, reverse=True)
+    stored = sum(cost.forward + cost.backward for cost in frontier[0].costs)
     for found in frontier:
-        again = planning._evaluations(found.schedule)
-        forward, backward = (sum(getattr(c, which) for c in found.costs) for which in ("forward", "backward"))
-        assert found.forward_evaluations == sum(again.values())
-        repeated = sum((again[i] - 1) * c.forward for i, c in enumerate(found.costs))
-        assert found.time == pytest.approx(1 + repeated / (forward + backward))
+        taken = {"forward": 0.0, "tape": 0.0, "keep": 0.0, "backward": stored}
+        listed = list(schedules.actions(found.schedule))
+        for (kind, i), following in zip(listed, [*listed[1:], None], strict=True):
+            cost, unread = found.costs[i], following == ("backward", i) and i != EVERYTHING[-1]
+            taken[kind] += {"forward": cost.forward, "tape": cost.again if unread else cost.forward}.get(kind, 0.0)
+        assert found.time == pytest.approx((sum(taken.values()) - sum(c.forward for c in found.costs)) / stored)
+        assert found.forward_evaluations == sum(kind in ("forward", "tape") for kind, _ in listed)
         assert found.lower_bound <= found.modelled_bytes
+
+
+def test_less_is_kept_of_pieces_than_of_stages():
+    # Each stage computed again but for its product: the results of products are all that is kept.
+    whole, cut = (pareto(STAGES, PARAMS, X, cut=cut) for cut in (False, True))
+    assert {p.pieces for p in whole} == {(1,) * LENGTH}
+    lean = [min(p.peak_bytes for p in frontier if p.time <= 1.06) for frontier in (whole, cut)]
+    assert lean[1] <= 0.85 * lean[0]
+    assert cut[-1].peak_bytes <= whole[-1].peak_bytes
 
 
 def test_time_and_slots():
@@ -87,16 +99,30 @@ def test_time_and_slots():
 
 def test_costs_of_stages():
     found, first = costs.stage_costs(STAGES, PARAMS, X)
+    found = [cost for (cost,) in found]
     assert first == STATE
-    assert [c.output for c in found] == [STATE, STATE, STATE // 2, STATE // 2, STATE // 2, STATE // 2]
-    products = [2 * ROWS * w * w for w in (16, 16, 16, 8, 8, 8)]
+    assert [c.output for c in found] == [STATE, STATE // 2, STATE // 2]
+    products = [2 * ROWS * w * w for w in (16, 16, 8)]
     for cost, product in zip(found, products, strict=True):
         assert cost.forward == pytest.approx(product, rel=2.5 if product < 50000 else 1.5)
         assert cost.backward >= 2 * product
     # tanh is its own residual; gelu needs its argument, and the next layer its value.
-    tanh, _ = costs.stage_costs([lambda p, x: jnp.tanh(x @ p)], PARAMS[:1], X)
-    assert tanh[0].tape == pytest.approx(STATE, rel=0.1)
+    ((tanh,),), _ = costs.stage_costs([lambda p, x: jnp.tanh(x @ p)], PARAMS[:1], X)
+    assert tanh.tape == pytest.approx(STATE, rel=0.1)
     assert 1.9 * STATE <= found[0].tape <= 3.1 * STATE
+
+
+def test_costs_of_pieces():
+    ((product, gelu), *_), _ = costs.stage_costs(STAGES[:1], PARAMS[:1], X, cut=True)
+    flops = 2 * ROWS * WIDTH * WIDTH
+    assert (product.forward, product.output) == (flops, STATE)
+    assert product.backward == pytest.approx(2 * flops, rel=0.1)
+    assert product.again <= 0.1 * flops  # nobody reads its result
+    assert gelu.forward < flops
+    # What is passed on is the next piece's output, but on nobody's tape.
+    ((first, second),), _ = costs.stage_costs([lambda p, x: x + jnp.tanh(x @ p)], PARAMS[:1], X, cut=True)
+    assert (first.output, second.output) == (2 * STATE, STATE)
+    assert first.tape == pytest.approx(STATE, rel=0.1)
 
 
 def test_plans_are_data():
@@ -106,9 +132,15 @@ def test_plans_are_data():
     assert list(found.actions) == list(schedules.actions(found.schedule))
     text = str(found)
     assert f"{found.forward_evaluations} forward evaluations" in text
-    assert text.count("\n") == LENGTH + 1
-    for wrong in ("{}", "nothing", "[]", found.to_json().replace('"schedule": [', '"schedule": [7, ')):
-        with pytest.raises(ValueError, match=r"Plan.from_json|in order"):
+    assert text.count("\n") == 2 * LENGTH + 1
+    text = found.to_json()
+    for wrong in (
+        "{}", "nothing", "[]", "7", "[" * 2000, text.replace('"schedule": [', '"schedule": [7, '),
+        re.sub('"time": ([0-9.]+)', r'"time": "\1"', text), text.replace('"pieces": [2', '"pieces": [1'),
+        text.replace('"peak_bytes": ', '"peak_bytes": -'), text.replace('"input_bytes"', '"bytes"'),
+    ):  # fmt: skip
+        assert wrong != text
+        with pytest.raises(ValueError, match=r"^Plan.from_json: "):
             Plan.from_json(wrong)
 
 
@@ -127,8 +159,8 @@ def test_gradients_of_a_plan():
 def test_one_stage_and_none():
     for length in (0, 1):
         found = plan(STAGES[:length], PARAMS[:length], X, budget="1GiB")
-        assert found.schedule == tuple(range(length))
-        assert (found.forward_evaluations, found.time) == (length, 1.0)
+        assert found.schedule == tuple(range(2 * length))
+        assert (found.forward_evaluations, found.time) == (2 * length, 1.0)
         assert pareto(STAGES[:length], PARAMS[:length], X) == (found,)
 
 
@@ -162,8 +194,8 @@ def test_bad_plans(given, match):
 
 
 def test_params_for_other_stages():
-    with pytest.raises(ValueError, match="params has 5 entries; expected one for each of 6 stages"):
-        plan(STAGES, PARAMS[:5], X, slots=1)
+    with pytest.raises(ValueError, match="params has 2 entries; expected one for each of 3 stages"):
+        plan(STAGES, PARAMS[:2], X, slots=1)
 
 
 def test_a_stage_that_has_changed_is_planned_anew():
@@ -194,4 +226,19 @@ def test_stages_that_cannot_be_hashed():
         def __call__(self, p, x):
             return jnp.tanh(x @ p)
 
-    assert plan([Layer()], PARAMS[:1], X, budget="1GiB").schedule == (0,)
+    assert plan([Layer()], PARAMS[:1], X, budget="1GiB").pieces == (2,)
+
+
+def test_a_plan_is_for_its_stages():
+    found = plan(STAGES, PARAMS, X, budget="1GiB")
+    with pytest.raises(ValueError, match="the plan is for 3 stages; expected one for 2"):
+        chain(STAGES[:2], found)
+    other = [*STAGES[:2], lambda p, x: jnp.tanh(jnp.tanh(x @ p) @ p)]
+    with pytest.raises(ValueError, match=re.escape("stages[2] falls into 3 pieces; expected 2, as in the plan")):
+        jax.eval_shape(chain(other, found), PARAMS, X)
+
+
+def test_stages_stay_whole_where_there_are_too_many_pieces(monkeypatch):
+    monkeypatch.setattr(planning, "MOST_PIECES", 2 * LENGTH - 1)
+    planning._known.cache_clear()
+    assert plan(STAGES, PARAMS, X, max_time=1).pieces == (1,) * LENGTH

@@ -24,10 +24,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
 from fundamentals import _checks
 from fundamentals.base import Array, ArrayTree, Rule, hand_derived, vary_together
+from fundamentals.memory.checkpointing import pieces
+from fundamentals.memory.checkpointing.pieces import Piece
 from fundamentals.memory.checkpointing.schedules import Schedule, check, stages_of
 
 Stage = Callable[[Any, Any], Any] | Rule
@@ -44,7 +45,7 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
     Args:
       stages: l functions of (params_i, carry), which return the next stage's carry: any pytree of arrays. Rules are
         differentiated by hand, functions by autodiff. They may close over arrays, also such as are differentiated.
-      schedule: a `Plan` for as many stages, or what its `schedule` is: nested tuples (see `schedules`).
+      schedule: a `Plan` for these stages, which may cut them into pieces; or nested tuples (see `schedules`) of stages.
 
     Returns:
       apply(params, x): params has one entry for each stage, x is the first carry. Reverse mode of any order works; that
@@ -52,14 +53,18 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
       `jax.jit`: outside, each call is compiled anew.
 
     Raises:
-      ValueError: the schedule is not one of so many stages; or, by apply, params has not one entry for each.
+      ValueError: the schedule is not one of so many stages; or, by apply, params has not one entry for each, or stages
+        don't fall into the pieces of the plan: they are others than it was made for.
       TypeError: a stage is neither a function nor a rule.
     """
     nodes: Schedule = getattr(schedule, "schedule", schedule)
+    counts: Sequence[int] = getattr(schedule, "pieces", (1,) * len(stages))
     for i, stage in enumerate(stages):
         if not (callable(stage) or isinstance(stage, Rule)):
             raise TypeError(f"chain: stages[{i}] is of type {type(stage).__name__}; expected a function or a Rule")
-    check(nodes, len(stages))
+    if len(counts) != len(stages):
+        raise ValueError(f"chain: the plan is for {len(counts)} stages; expected one for {len(stages)}")
+    check(nodes, sum(counts))
     functions = [hand_derived(stage) if isinstance(stage, Rule) else stage for stage in stages]
 
     def apply(params: Sequence[Any], x: ArrayTree) -> ArrayTree:
@@ -69,25 +74,19 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
             )
         params, x = vary_together((list(params), x))
         # Arrays that stages close over become operands: a custom_vjp may not close over what is differentiated.
-        programs, structures, carry, operands = [], [], jax.eval_shape(lambda: x), []
-        for stage, p in zip(functions, params, strict=True):
-            # A function of this call's own: JAX remembers traces by function, and what a stage closes over may change.
-            traced = jax.make_jaxpr(functools.partial(lambda stage, p, x: stage(p, x), stage), return_shape=True)
-            program, carry = traced(jax.eval_shape(lambda p=p: p), carry)
-            programs.append(program)
-            structures.append(jax.tree.structure(carry))
-            operands.append((p, [jnp.asarray(value) for value in program.consts]))
+        programs: list[Piece] = []
+        carry = jax.eval_shape(lambda: x)
+        for i, (stage, p, count) in enumerate(zip(functions, params, counts, strict=True)):
+            found, carry = pieces.trace(stage, p, carry, cut=count > 1)
+            if len(found) != count:
+                raise ValueError(f"chain: stages[{i}] falls into {len(found)} pieces; expected {count}, as in the plan")
+            programs += found
 
         @jax.custom_vjp
-        def run(operands: Any, x: ArrayTree) -> ArrayTree:
-            for i in range(len(programs)):
-                x = step(i, operands[i], x)
+        def run(operands: Any, x: list[Any]) -> list[Any]:
+            for i, program in enumerate(programs):
+                x = program.run(operands[i], x)
             return x
-
-        def step(i: int, operand: Any, x: ArrayTree) -> ArrayTree:
-            p, consts = operand
-            leaves = core.jaxpr_as_fun(programs[i].replace(consts=consts))(*jax.tree.leaves((p, x)))
-            return jax.tree.unflatten(structures[i], leaves)
 
         def fwd(operands: Any, x: ArrayTree) -> tuple[ArrayTree, Any]:
             y, kept = forward(nodes, operands, x, x)
@@ -105,9 +104,9 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
                 if isinstance(node, tuple):
                     kept.append(x if position else first)
                     for i in stages_of(node):
-                        x = step(i, operands[i], x)
+                        x = programs[i].run(operands[i], x)
                 else:
-                    x, pullback = jax.vjp(lambda o, x, i=node: step(i, o, x), operands[node], x)
+                    x, pullback = jax.vjp(programs[node].run, operands[node], x)
                     kept.append(pullback)
             return x, kept
 
@@ -128,7 +127,9 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
             return dy
 
         run.defvjp(fwd, bwd)
-        return run(operands, x)
+        return jax.tree.unflatten(
+            jax.tree.structure(carry), run([program.operands for program in programs], jax.tree.leaves(x))
+        )
 
     return apply
 

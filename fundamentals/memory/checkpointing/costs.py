@@ -6,8 +6,7 @@ alone, with a probe between its passes: a loop that XLA can't look into, which h
 needs most of it there. What the program needs beyond the loop's own is the tape.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,12 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fundamentals.base import Array, ArrayTree, Rule, hand_derived
+from fundamentals.memory.checkpointing import pieces
 from fundamentals.memory.checkpointing.chains import Stage, bits_of, recompute_later
 from fundamentals.memory.checkpointing.dynamic_program import StageCost
+from fundamentals.memory.checkpointing.pieces import Piece
 
 
-def stage_costs(stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree) -> tuple[tuple[StageCost, ...], int]:
-    """The costs of each stage, and the bytes of the first input.
+def stage_costs(
+    stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree, *, cut: bool = False
+) -> tuple[tuple[tuple[StageCost, ...], ...], int]:
+    """The costs of each stage's pieces (of which it has one unless it is `cut`), and the bytes of the first input.
 
     Equal stages at equal shapes are compiled once. FLOPs are those of XLA's cost analysis, which counts the body of a
     loop once.
@@ -35,41 +38,41 @@ def stage_costs(stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree) ->
             structure,
             tuple((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves),
         )
-        function = hand_derived(stage) if isinstance(stage, Rule) else stage
         if key not in measured:
-            measured[key] = _measure(functools.partial(_call, function), shapes, carry)
-        cost, carry = measured[key]
-        found.append(cost)
+            function = hand_derived(stage) if isinstance(stage, Rule) else stage
+            own, result = pieces.trace(function, shapes, carry, cut=cut)
+            measured[key] = tuple(_measure(piece) for piece in own), result
+        costs, carry = measured[key]
+        found.append(costs)
     return tuple(found), first
 
 
-def _call(function: Callable[[Any, Any], Any], p: Any, x: Any) -> Any:
-    return function(p, x)
-
-
-def _measure(stage: Callable[[Any, Any], Any], p: Any, x: Any) -> tuple[StageCost, Any]:
-    y = jax.eval_shape(stage, p, x)
-    forward = jax.jit(stage).lower(p, x).compile()
-    both = _probe(stage, p, x, y, 0)
-    flops = _flops(forward)
+def _measure(piece: Piece) -> StageCost:
+    p, x, y = piece.shapes
+    forward = jax.jit(lambda p, x: piece.run(p, x)).lower(p, x).compile()
+    both = _probe(piece, p, x, y, 0)
+    pullback = jax.jit(lambda p, x, dy: jax.vjp(piece.run, p, x)[1](_cotangents(y, dy)))
+    unread = pullback.lower(p, x, _inexact(y)).compile()  # where y is wanted by nobody
+    flops, total = _flops(forward), _flops(both)
     size = 2 * tree_bytes((p, x, y)) + temp_bytes(both)  # more than what else may be alive
-    tape = max(temp_bytes(_probe(stage, p, x, y, size // 4)) - size // 4 * 4, tree_bytes(y))
-    cost = StageCost(
+    tape = temp_bytes(_probe(piece, p, x, y, size // 4)) - size // 4 * 4
+    tape = max(tape, tree_bytes(y) - tree_bytes(piece.passed_on))
+    return StageCost(
         forward=flops,
-        backward=max(_flops(both) - flops, 0.0),
+        backward=max(total - flops, 0.0),
         output=tree_bytes(y),
         tape=tape,
         forward_workspace=temp_bytes(forward),
         backward_workspace=max(temp_bytes(both) - tape - tree_bytes((x, y)), 0),
+        again=min(max(_flops(unread) - (total - flops), 0.0), flops),
     )
-    return cost, y
 
 
-def _probe(stage: Callable[[Any, Any], Any], p: Any, x: Any, y: Any, size: int) -> Any:
-    """A stage's passes, compiled, with a loop between them that holds so many numbers of 4 bytes."""
+def _probe(piece: Piece, p: Any, x: Any, y: Any, size: int) -> Any:
+    """A piece's passes, compiled, with a loop between them that holds so many numbers of 4 bytes."""
 
     def both(p: Any, x: Any, gradients: Any) -> Any:
-        y, pullback = jax.vjp(stage, p, x)
+        y, pullback = jax.vjp(piece.run, p, x)
 
         # The next stage would read y, before and after, so that it is there as an array: loops can't be fused with it.
         def read(i: Array) -> Array:
@@ -96,24 +99,19 @@ def _probe(stage: Callable[[Any, Any], Any], p: Any, x: Any, y: Any, size: int) 
             lambda leaf: recompute_later(leaf, bits_of(dy)) if id(leaf) in arguments else leaf, pullback
         )
         # Donated arrays for the gradients: in those of its own the program would put what is alive before.
-        return jax.tree.map(lambda total, g: total + g, gradients, _inexact(pullback(_fill(y, dy))))
+        dys = [jnp.full(leaf.shape, dy.astype(leaf.dtype)) for leaf in _inexact(y)]
+        return jax.tree.map(lambda total, g: total + g, gradients, _inexact(pullback(_cotangents(y, dys))))
 
     return jax.jit(both, donate_argnums=2).lower(p, x, _inexact((p, x))).compile()
 
 
-def _fill(like: Any, value: Array) -> Any:
-    """A cotangent whose entries are all the same."""
-
-    def full(leaf: Any) -> Any:
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return _float0(leaf)
-        return jnp.full(leaf.shape, value.astype(leaf.dtype))
-
-    return jax.tree.map(full, like)
-
-
-def _float0(leaf: Any) -> Any:
-    return np.zeros(leaf.shape, jax.dtypes.float0)
+def _cotangents(y: list[Any], known: Sequence[Array]) -> list[Any]:
+    """Those of a result, of which integers and keys have none."""
+    remaining = iter(known)
+    return [
+        next(remaining) if jnp.issubdtype(leaf.dtype, jnp.inexact) else np.zeros(leaf.shape, jax.dtypes.float0)
+        for leaf in y
+    ]
 
 
 def _inexact(tree: Any) -> list[Any]:

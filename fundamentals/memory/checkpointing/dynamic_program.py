@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fundamentals.memory.checkpointing.schedules import Schedule, stages_of
+from fundamentals.memory.checkpointing.schedules import DEEPEST, Schedule, check, stages_of
 
 
 class StageCost(NamedTuple):
@@ -39,6 +39,7 @@ class StageCost(NamedTuple):
     tape: int  # kept from its forward to its backward pass: what that needs, and the output
     forward_workspace: int = 0  # beyond input and output
     backward_workspace: int = 0  # beyond the tape and both cotangents
+    again: float | None = None  # forward for the tape alone, where nobody reads the output; unless given, as forward
 
 
 class Solution(NamedTuple):
@@ -85,7 +86,9 @@ def solve(costs: Sequence[StageCost], input_bytes: int, memory: int, buckets: in
         for s in range(t, -1, -1):
             stage, found = costs[s], cost[s, t]
             if s == t:
-                found[:] = stage.forward + stage.backward
+                # Who computes a group again wants its tapes, not its output.
+                again = stage.forward if stage.again is None else stage.again
+                found[:] = (stage.forward if t == length - 1 else again) + stage.backward
             else:
                 _shift(found, cost[s + 1, t], tape[s])
                 found += stage.forward + stage.backward
@@ -122,7 +125,10 @@ def _shift(target: np.ndarray, source: np.ndarray, by: int) -> None:
 
 
 def read(table: Table, memory: int | None = None) -> Solution | None:
-    """The cheapest schedule in the given bytes, or in all that the table has; None where none fits."""
+    """The cheapest schedule in the given bytes, or in all that the table has.
+
+    None where none fits, or where the cheapest is nested deeper than `schedules.DEEPEST`.
+    """
     last, size = len(table.costs) - 1, table.cost.shape[2]
     m = size - 1 if memory is None else min(int(memory // table.bucket), size - 1)
     if m < 0 or not np.isfinite(table.cost[0, last, m]):
@@ -130,25 +136,33 @@ def read(table: Table, memory: int | None = None) -> Solution | None:
     kept = [_buckets(c.output, table.bucket, size) for c in table.costs]
     tape = [_buckets(c.tape, table.bucket, size) for c in table.costs]
 
-    def build(s: int, t: int, m: int) -> Schedule:
+    deepest = 0
+
+    def build(s: int, t: int, m: int, depth: int) -> Schedule:
+        nonlocal deepest
+        deepest = max(deepest, depth)
+        if depth > DEEPEST:
+            return ()  # of no use, as is the whole
         nodes: list[Any] = []
         while s <= t:
             width = int(table.choice[s, t, m])
             if width:
                 j = s + width
-                nodes.append(build(s, j - 1, m))
+                nodes.append(build(s, j - 1, m, depth + 1))
                 s, m = j, m - kept[j - 1]
             else:
                 nodes.append(s)
                 s, m = s + 1, m - tape[s]
         return tuple(nodes)
 
-    schedule = build(0, last, m)
+    schedule = build(0, last, m, 1)
+    if deepest > DEEPEST:
+        return None
     return Solution(schedule, float(table.cost[0, last, m]), peak(schedule, table.costs, table.input_bytes))
 
 
 def frontier(table: Table) -> list[Solution]:
-    """The schedules of all bucket counts, cheapest first, each once: what less memory costs."""
+    """What `read` gives for all bucket counts, cheapest first, each once: what less memory costs."""
     whole = table.cost[0, len(table.costs) - 1]
     found: list[Solution] = []
     for m in range(len(whole) - 1, -1, -1):
@@ -163,7 +177,12 @@ def frontier(table: Table) -> list[Solution]:
 
 
 def peak(schedule: Schedule, costs: Sequence[StageCost], input_bytes: int) -> int:
-    """The most bytes that a schedule holds at a time, beyond the first input: by going through it, action by action."""
+    """The most bytes that a schedule holds at a time, beyond the first input: by going through it, action by action.
+
+    Raises:
+      ValueError: the schedule is not one of so many stages.
+    """
+    check(schedule, len(costs), "peak")
     inputs = [input_bytes, *(c.output for c in costs)]
     most = 0
 

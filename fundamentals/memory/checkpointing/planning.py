@@ -7,6 +7,7 @@ of a program whose memory has been looked up.
 """
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -27,16 +28,24 @@ from fundamentals.memory.checkpointing.schedules import (
     actions,
     binomial,
     check,
+    evaluations,
     forward_evaluations,
     stages_of,
     store_all,
+    uniform,
 )
 
 CANDIDATES = 16
 """Schedules of the frontier that a budget is tried on, in equal ratios of memory."""
 
+SLOTS = (2, 3)
+"""Of the binomial schedules among the candidates."""
+
 BUCKETS = 500
 """In how many the dynamic program divides memory."""
+
+MOST_PIECES = 200
+"""Stages are cut unless that makes more than so many pieces: the dynamic program takes the cube of their number."""
 
 SCALARS = 512
 """Bytes for numbers that a loss makes on its way: sums, counts, rates."""
@@ -48,13 +57,14 @@ Loss = Callable[[Any], Any]
 class Plan(NamedTuple):
     """What the reverse pass of a chain keeps and computes again: plain data."""
 
-    schedule: Schedule  # see `schedules`
+    schedule: Schedule  # see `schedules`; of pieces
+    pieces: tuple[int, ...]  # into how many each stage is cut, 1 if it is not
     peak_bytes: int  # predicted temp memory of the compiled gradient, by compiling it for a loss
     modelled_bytes: int  # the same by adding up tapes, checkpoints and workspaces: what the dynamic program sees
-    forward_evaluations: int  # of stages, taped or not; at least one each
+    forward_evaluations: int  # of pieces, taped or not; at least one each
     time: float  # FLOPs of both passes over those of storing all
     lower_bound: int  # modelled bytes below which no schedule gets
-    costs: tuple[StageCost, ...]
+    costs: tuple[StageCost, ...]  # of pieces
     input_bytes: int
 
     @property
@@ -72,21 +82,35 @@ class Plan(NamedTuple):
         try:
             fields = json.loads(text)
             costs = tuple(StageCost(**cost) for cost in fields["costs"])
-            plan = cls(**fields | {"schedule": _tuples(fields["schedule"]), "costs": costs})
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            lists = {"schedule": _tuples(fields["schedule"]), "pieces": tuple(fields["pieces"]), "costs": costs}
+            plan = cls(**fields | lists)
+        except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"Plan.from_json: {error}; expected what Plan.to_json wrote") from None
-        check(plan.schedule, len(costs))
+        whole = [*plan.pieces, *(getattr(plan, name) for name in _INTEGERS)]
+        numbers = [plan.time, *(number for cost in costs for number in cost if number is not None)]
+        if not all(_is_count(n) for n in whole) or not all(_is_number(n) for n in numbers):
+            raise ValueError("Plan.from_json: found what is no number ≥ 0; expected what Plan.to_json wrote")
+        if len(costs) != sum(plan.pieces):
+            raise ValueError(
+                f"Plan.from_json: found the costs of {len(costs)} pieces; expected those of {sum(plan.pieces)}"
+            )
+        check(plan.schedule, len(costs), "Plan.from_json")
         return plan
 
     def __str__(self) -> str:
-        """A table of the stages: what is kept of each, how often it is computed."""
-        counted = _evaluations(self.schedule)
+        """A table of the stages and their pieces: what is kept of each, how often it is computed."""
+        counted = evaluations(self.schedule)
         taped = {node for node in self.schedule if isinstance(node, int)}
         heads = {next(iter(stages_of(node))) for node in self.schedule if isinstance(node, tuple)}
-        lines = [f"{'stage':>5}  {'first pass':<12} {'computed':>8}  {'tape':>10}  {'output':>10}"]
-        for i, cost in enumerate(self.costs):
+        names = [
+            f"{stage}.{piece}" if count > 1 else f"{stage}"
+            for stage, count in enumerate(self.pieces)
+            for piece in range(count)
+        ]
+        lines = [f"{'stage':>6}  {'first pass':<12} {'computed':>8}  {'tape':>10}  {'output':>10}"]
+        for i, (name, cost) in enumerate(zip(names, self.costs, strict=True)):
             first = "tape" if i in taped else "keep input" if i in heads else "–"
-            lines.append(f"{i:>5}  {first:<12} {counted[i]:>7}×  {_show(cost.tape):>10}  {_show(cost.output):>10}")
+            lines.append(f"{name:>6}  {first:<12} {counted[i]:>7}×  {_show(cost.tape):>10}  {_show(cost.output):>10}")
         lines.append(
             f"peak {_show(self.peak_bytes)} compiled, {_show(self.modelled_bytes)} modelled, no schedule below "
             f"{_show(self.lower_bound)}; {self.forward_evaluations} forward evaluations, {self.time:.3f} × the FLOPs"
@@ -103,6 +127,7 @@ def plan(
     slots: int | None = None,
     max_time: float | None = None,
     loss: Loss | None = None,
+    cut: bool = True,
 ) -> Plan:
     """The schedule with the fewest FLOPs that keeps a budget, or the one with least memory in a time.
 
@@ -113,14 +138,17 @@ def plan(
       budget: bytes, as a number or "64MiB", of temp memory (`compiled.memory_analysis().temp_size_in_bytes`) of the
         gradient of a scalar function of the chain's output, on the present backend and with the present settings;
         arguments and gradients are not counted. Candidates are compiled, from the fastest on, until one keeps it.
-      slots: c ≥ 1: as many checkpoints as the binomial schedule may have (Griewank & Walther 2000), for equal stages.
+      slots: c ≥ 1: as many checkpoints as the binomial schedule may have (Griewank & Walther 2000), for equal stages,
+        which stay whole.
       max_time: FLOPs, in those of storing all, ≥ 1: the least memory that a candidate needs for that.
       loss: the scalar function of the chain's output, whose own memory is in the budget. Unless given, it is taken to
         be a cross-entropy with integer labels along the last axis and, for the gradient by the first carry, too, a mean
         of squares. One that needs more for itself than these has to be given for the budget to be kept.
+      cut: stages may be cut after their matrix products (see `pieces`). Else each is kept or computed again as a whole,
+        which takes more of both, memory and time, but is what textbooks do.
 
-    Candidates are some of the schedules on the dynamic program's frontier. A larger budget never gives a slower plan,
-    nor one of lower peak.
+    Candidates are some of the schedules on the dynamic program's frontier, and those of textbooks. A larger budget
+    never gives a slower plan, nor one of lower peak.
 
     Raises:
       ValueError: not one of the three is given, a budget can't be read or kept: then it names the least that can.
@@ -131,7 +159,7 @@ def plan(
     if sum(value is not None for value in given.values()) != 1:
         named = [name for name, value in given.items() if value is not None]
         raise ValueError(f"plan: {' and '.join(named) or 'nothing'} given; expected one of budget, slots and max_time")
-    problem = _Problem(tuple(stages), params, x, loss)
+    problem = _Problem(tuple(stages), params, x, loss, cut=cut and slots is None)
     if slots is not None:
         return problem.plan(binomial(len(stages), slots))
     if max_time is not None:
@@ -149,13 +177,14 @@ def plan(
 
 
 def pareto(
-    stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree, *, loss: Loss | None = None
+    stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree, *, loss: Loss | None = None, cut: bool = True
 ) -> tuple[Plan, ...]:
     """The frontier of time and memory, the fastest plan first: each of the others needs less memory, and more time.
 
-    As measured: candidates whose compiled program needs no less than that of a faster one are left out.
+    Arguments are those of `plan`. As measured: candidates whose compiled program needs no less than that of a faster
+    one are left out.
     """
-    problem = _Problem(tuple(stages), params, x, loss)
+    problem = _Problem(tuple(stages), params, x, loss, cut=cut)
     found: list[Plan] = []
     for schedule in problem.candidates:
         candidate = problem.plan(schedule)
@@ -164,49 +193,67 @@ def pareto(
     return tuple(found)
 
 
+class Pieces(NamedTuple):
+    """What `chain` reads of a plan."""
+
+    schedule: Schedule
+    pieces: tuple[int, ...]
+
+
 class _Problem:
     """Stages at shapes: their costs, candidates, and what has been compiled."""
 
-    def __init__(self, stages: tuple[Stage, ...], params: Sequence[Any], x: ArrayTree, loss: Loss | None) -> None:
+    def __init__(
+        self, stages: tuple[Stage, ...], params: Sequence[Any], x: ArrayTree, loss: Loss | None, *, cut: bool
+    ) -> None:
         if len(params) != len(stages):
             raise ValueError(f"plan: params has {len(params)} entries; expected one for each of {len(stages)} stages")
         self.stages, self.loss, self.x = stages, loss, jax.eval_shape(lambda: x)
         self.params = [jax.eval_shape(lambda p=p: p) for p in params]
-        self.targets = jax.eval_shape(lambda params, x: _targets(_composition(stages, params, x)), self.params, self.x)
+        whole = Pieces(store_all(len(stages)), (1,) * len(stages))
+        self.targets = jax.eval_shape(lambda params, x: _targets(chain(stages, whole)(params, x)), self.params, self.x)
         # Two questions about one chain compile its candidates once. What is remembered are numbers, by the program: a
         # stage that has changed is another, and what it closes over is not kept.
-        program = jax.make_jaxpr(self._gradient(store_all(len(stages)), True))
+        program = jax.make_jaxpr(self._gradient(whole, True))
         names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_device")
         settings = (str(getattr(jax.config, name)) for name in names)
         key = (str(program(self.params, self.x, self.targets)), str(jax.tree.structure((params, x))), *settings)
-        known = _known((*key, str(jax.devices()[0])))
+        known = _known((*key, str(jax.devices()[0]), cut))
         if "costs" not in known:
-            known["costs"] = stage_costs(self.stages, self.params, self.x)
-        (self.costs, self.input_bytes), self.compiled = known["costs"], known.setdefault("compiled", {})
+            costs, first = stage_costs(stages, self.params, self.x, cut=cut)
+            if sum(map(len, costs)) > max(MOST_PIECES, len(stages)):
+                costs, first = stage_costs(stages, self.params, self.x)
+            known["costs"] = tuple(map(len, costs)), tuple(itertools.chain(*costs)), first
+        (self.pieces, self.costs, self.input_bytes), self.compiled = known["costs"], known.setdefault("compiled", {})
+        self.everything = store_all(len(self.costs))
 
     @functools.cached_property
     def frontier(self) -> list[Schedule]:
         """Of the dynamic program, from the fastest on."""
         if not self.stages:
             return []
-        most = peak(store_all(len(self.stages)), self.costs, self.input_bytes)
+        most = peak(self.everything, self.costs, self.input_bytes)
         # Sizes are rounded up: as many buckets more as stages, so that storing all fits.
-        solutions = frontier(solve(self.costs, self.input_bytes, most + most * len(self.stages) // BUCKETS, BUCKETS))
+        solutions = frontier(solve(self.costs, self.input_bytes, most + most * len(self.costs) // BUCKETS, BUCKETS))
         return [solution.schedule for solution in solutions]
 
     @functools.cached_property
     def candidates(self) -> list[Schedule]:
-        """From the fastest to the one of least memory, as modelled; storing all is the first."""
-        chosen: list[Schedule] = [store_all(len(self.stages))]
+        """From the fastest on, storing all first: some of the frontier, and the textbook's, of whole stages.
+
+        Those need less memory than modelled where the compiled program shares what the model adds.
+        """
+        length = len(self.stages)
+        if not length:
+            return [()]
         sizes = [peak(schedule, self.costs, self.input_bytes) for schedule in self.frontier]
-        if sizes:
-            for size in np.geomspace(max(*sizes, 1), max(min(sizes), 1), CANDIDATES):
-                fitting = next(
-                    (s for s, own in zip(self.frontier, sizes, strict=True) if own <= size), self.frontier[-1]
-                )
-                if fitting not in chosen:
-                    chosen.append(fitting)
-        return chosen
+        chosen = {self.everything}
+        for size in np.geomspace(max(*sizes, 1), max(min(sizes), 1), CANDIDATES):
+            fitting = (s for s, own in zip(self.frontier, sizes, strict=True) if own <= size)
+            chosen.add(next(fitting, self.frontier[-1]))
+        textbook = [uniform(length, length), uniform(length), *(binomial(length, c) for c in SLOTS)]
+        chosen |= {_in_pieces(schedule, self.pieces) for schedule in textbook}
+        return sorted(chosen, key=lambda s: (s != self.everything, self.time(s), peak(s, self.costs, self.input_bytes)))
 
     def temp(self, schedule: Schedule, limit: float = float("inf")) -> int:
         """Bytes of the compiled gradient; where that of the parameters alone is beyond the limit, of that."""
@@ -216,11 +263,12 @@ class _Problem:
     def _compile(self, schedule: Schedule, by_input: bool) -> int:
         key = (schedule, by_input)
         if key not in self.compiled:
-            compiled = jax.jit(self._gradient(schedule, by_input)).lower(self.params, self.x, self.targets).compile()
+            gradient = jax.jit(self._gradient(Pieces(schedule, self.pieces), by_input))
+            compiled = gradient.lower(self.params, self.x, self.targets).compile()
             self.compiled[key] = temp_bytes(compiled) + SCALARS
         return int(self.compiled[key])
 
-    def _gradient(self, schedule: Schedule, by_input: bool) -> Any:
+    def _gradient(self, schedule: "Pieces", by_input: bool) -> Any:
         """The value and the gradient of a loss, the gradient by the first carry only if asked for."""
         apply = chain(self.stages, schedule)
         assumed = _mean_of_squares if by_input else _cross_entropy
@@ -238,17 +286,22 @@ class _Problem:
         return value_and_gradient
 
     def time(self, schedule: Schedule) -> float:
-        counted = _evaluations(schedule)
-        forward = [cost.forward for cost in self.costs]
-        once = sum(forward) + sum(cost.backward for cost in self.costs)
-        again = sum((counted[i] - 1) * f for i, f in enumerate(forward))
-        return 1 + again / once if once else 1.0
+        """FLOPs, in those of storing all."""
+        counted, last = evaluations(schedule), _last_of_groups(schedule)
+        once = sum(cost.forward + cost.backward for cost in self.costs)
+        more = 0.0
+        for i, cost in enumerate(self.costs):
+            more += (counted[i] - 1) * cost.forward
+            if i in last and cost.again is not None:
+                more += cost.again - cost.forward
+        return 1 + more / once if once else 1.0
 
     def plan(self, schedule: Schedule) -> Plan:
         return Plan(
             schedule=schedule,
+            pieces=self.pieces,
             peak_bytes=self.temp(schedule),
-            modelled_bytes=peak(schedule, self.costs, self.input_bytes) if self.stages else 0,
+            modelled_bytes=peak(schedule, self.costs, self.input_bytes) if self.costs else 0,
             forward_evaluations=forward_evaluations(schedule),
             time=self.time(schedule),
             lower_bound=min((peak(s, self.costs, self.input_bytes) for s in self.frontier), default=0),
@@ -261,10 +314,6 @@ class _Problem:
 def _known(key: Any) -> dict[str, Any]:
     """What has been measured of a program: costs of stages, memory of schedules."""
     return {}
-
-
-def _composition(stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree) -> ArrayTree:
-    return chain(stages, store_all(len(stages)))(params, x)
 
 
 def _targets(y: ArrayTree) -> Any:
@@ -291,13 +340,38 @@ def _cross_entropy(y: ArrayTree, targets: Any) -> Any:
     return total
 
 
-def _evaluations(schedule: Schedule) -> dict[int, int]:
-    """How often each stage is computed."""
-    counted: dict[int, int] = {}
-    for action in actions(schedule):
-        if action.kind in ("forward", "tape"):
-            counted[action.stage] = counted.get(action.stage, 0) + 1
-    return counted
+def _in_pieces(schedule: Schedule, pieces: Sequence[int]) -> Schedule:
+    """A schedule of stages as one of their pieces."""
+    ends = list(itertools.accumulate(pieces))
+
+    def expand(nodes: Schedule) -> Schedule:
+        parts = ((expand(n),) if isinstance(n, tuple) else range(ends[n] - pieces[n], ends[n]) for n in nodes)
+        return tuple(itertools.chain(*parts))
+
+    return expand(schedule)
+
+
+def _last_of_groups(schedule: Schedule) -> set[int]:
+    """Pieces that end a group: computed again for their tapes, not for their output, which has been read."""
+    return {node[-1] for node in _groups(schedule) if isinstance(node[-1], int)}
+
+
+def _groups(schedule: Schedule) -> Iterator[Schedule]:
+    for node in schedule:
+        if isinstance(node, tuple):
+            yield node
+            yield from _groups(node)
+
+
+_INTEGERS = ("peak_bytes", "modelled_bytes", "forward_evaluations", "lower_bound", "input_bytes")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 def _tuples(nodes: Any) -> Schedule:

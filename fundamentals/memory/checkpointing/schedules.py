@@ -8,7 +8,8 @@ A schedule of stages 0 … l − 1 has one node for each stage or group of stage
 
 So `(0, 1, 2)` stores all, `((0, 1), (2, 3), 4)` has two segments and a taped stage, and `(((0,), 1), 2)` recomputes
 each stage from the beginning. Every *persistent* schedule is one (a checkpoint is kept until its backward pass is done;
-Beaumont et al. 2024): a schedule is a tree, and no action that it stands for can be forgotten.
+Beaumont et al. 2024): a schedule is a tree, and no action that it stands for can be forgotten. A stage is computed once
+for each tuple that it is in.
 
 Steps of equal cost, l of them, with room for c states, the first input's among them (Griewank & Walther 2000, Revolve):
 with β(c, r) = C(c + r, c) and the smallest r for which l ≤ β(c, r), a reverse pass needs at least
@@ -19,7 +20,9 @@ steps that are not taped, besides the l that are: `binomial(l, c)` makes no more
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import reprlib
+from collections.abc import Callable, Iterator
 from math import comb
 from typing import Any, NamedTuple
 
@@ -27,6 +30,11 @@ from fundamentals import _checks
 
 Schedule = tuple[Any, ...]
 """Of integers and schedules."""
+
+DEEPEST = 256
+"""Tuples in each other, the schedule itself among them. Python prints, compares and parses them, and JAX traces chains,
+by recursion, which ends at some 500 (a plan's JSON) to 900. `checkpointed_scan` has no such limit.
+"""
 
 
 class Action(NamedTuple):
@@ -43,8 +51,9 @@ def store_all(length: int) -> Schedule:
 
 
 def recompute_all(length: int) -> Schedule:
-    """Each stage computed again from the first input: least memory, l (l + 1) / 2 forward evaluations."""
+    """Each stage computed again from the first input: least memory, l (l + 1) / 2 forward evaluations; l ≤ DEEPEST."""
     _checks.counts("recompute_all", length=length)
+    _check_depth("recompute_all", length, DEEPEST)
     schedule: Schedule = ()
     for i in range(length):
         schedule = (schedule, i) if i else (i,)
@@ -77,32 +86,32 @@ def binomial(length: int, slots: int) -> Schedule:
       length: l stages.
       slots: c ≥ 1 inputs of stages that are kept at a time, that of the first stage among them. With l or more, there
         is nothing more to win.
+
+    Raises:
+      ValueError: l > β(c, DEEPEST − 1), which is 256 for one slot, 32,896 for two: groups would be nested deeper.
     """
     _checks.counts("binomial", length=length)
     _checks.positive_integers("binomial", slots=slots)
+    length, slots = int(length), int(slots)
+    _check_depth("binomial", length, comb(min(slots, length) + DEEPEST - 1, DEEPEST - 1))
     return _binomial(0, length, slots)
 
 
+def _check_depth(function: str, length: int, most: int) -> None:
+    if length > most:
+        raise ValueError(
+            f"{function}: length is {length}; expected at most {most}, as groups are at most {DEEPEST} deep"
+        )
+
+
 def _binomial(first: int, length: int, slots: int) -> Schedule:
-    if length <= 1:
-        return tuple(range(first, first + length))
     # A loop over what follows the first group, a recursion into the groups: as deep as checkpoints are replaced.
     nodes: list[Any] = []
     while length > 1:
         split = length - 1 if slots == 1 else binomial_split(length, slots)
-        nodes.append(_prefix(first, split, slots))
+        nodes.append(_binomial(first, split, slots))
         first, length, slots = first + split, length - split, max(slots - 1, 1)
-    return (*nodes, first)
-
-
-@functools.lru_cache(maxsize=4096)
-def _prefix(first: int, length: int, slots: int) -> Schedule:
-    if slots == 1:
-        schedule: Schedule = (first,)
-        for i in range(first + 1, first + length):
-            schedule = (schedule, i)
-        return schedule
-    return _binomial(first, length, slots)
+    return (*nodes, *range(first, first + length))
 
 
 def binomial_split(length: int, slots: int) -> int:
@@ -137,14 +146,18 @@ def fewest_forwards(length: int, slots: int) -> int:
 
 def stages_of(schedule: Schedule) -> Iterator[int]:
     """The stages of a schedule, in order."""
-    # No recursion: recompute_all(l) is l tuples deep.
-    pending: list[Any] = [iter(schedule)]
+    return (stage for stage, _ in _leaves(schedule))
+
+
+def _leaves(schedule: Schedule) -> Iterator[tuple[Any, int]]:
+    """What is no group, in order, and in how many tuples it is. Without recursion: nothing has been checked yet."""
+    pending = [iter(schedule)]
     while pending:
         for node in pending[-1]:
-            if isinstance(node, tuple):
+            if isinstance(node, tuple) and node:
                 pending.append(iter(node))
                 break
-            yield node
+            yield node, len(pending)
         else:
             pending.pop()
 
@@ -170,9 +183,14 @@ def actions(schedule: Schedule) -> Iterator[Action]:
         yield from pending.pop()()
 
 
+def evaluations(schedule: Schedule) -> dict[int, int]:
+    """How often each stage is computed, taped or not: once for each tuple that it is in."""
+    return dict(_leaves(schedule))
+
+
 def forward_evaluations(schedule: Schedule) -> int:
     """How many stages a reverse pass computes, taped or not."""
-    return sum(action.kind in ("forward", "tape") for action in actions(schedule))
+    return sum(evaluations(schedule).values())
 
 
 def kept(schedule: Schedule) -> tuple[int, int]:
@@ -192,17 +210,28 @@ def kept(schedule: Schedule) -> tuple[int, int]:
     return most
 
 
-def check(schedule: Sequence[Any], length: int) -> None:
-    """A ValueError unless each of l stages is in the schedule once, in order, in groups that are not empty."""
+def check(schedule: Any, length: int, function: str = "chain") -> None:
+    """A ValueError unless each of l stages is in the schedule once, in order, in groups that are not empty.
+
+    Nor may they be in more than DEEPEST tuples. It is raised at the first entry that is wrong.
+    """
     if not isinstance(schedule, tuple):
-        raise ValueError(f"chain: the schedule is a {type(schedule).__name__}; expected a plan, or a tuple of stages")
-    pending: list[Any] = [schedule]
-    while pending:
-        node = pending.pop()
-        if not isinstance(node, tuple) or (not node and node is not schedule):
-            raise ValueError(f"chain: {node!r} is in the schedule; expected stages, and tuples of them that hold some")
-        pending.extend(child for child in node if not isinstance(child, int) or isinstance(child, bool))
-    found = tuple(stages_of(tuple(schedule)))
-    if found != tuple(range(length)):
-        shown = f"{found[:8]}{' …' if len(found) > 8 else ''}"
-        raise ValueError(f"chain: the schedule has stages {shown}; expected 0 … {length - 1}, each once, in order")
+        given = type(schedule).__name__
+        raise ValueError(f"{function}: the schedule is a {given}; expected a plan, or a tuple of stages")
+    found = 0
+    for found, (node, depth) in enumerate(_leaves(schedule), 1):
+        if not isinstance(node, int) or isinstance(node, bool):
+            shown = reprlib.repr(node)
+            raise ValueError(
+                f"{function}: {shown} is in the schedule; expected stages, and tuples of them that hold some"
+            )
+        if depth > DEEPEST:
+            raise ValueError(f"{function}: stage {node} is in {depth} nested tuples; expected at most {DEEPEST}")
+        if node != found - 1:
+            break
+    else:
+        if found == length:
+            return
+    stages = reprlib.repr(tuple(itertools.islice(stages_of(schedule), 8)))
+    expected = f"0 … {length - 1}, each once, in order" if length else "none"
+    raise ValueError(f"{function}: the schedule has stages {stages}; expected {expected}")

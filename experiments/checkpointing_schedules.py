@@ -2,7 +2,6 @@
 
 import functools
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +36,7 @@ class Searched(NamedTuple):
 class Costs(NamedTuple):
     """Of n chains of l stages."""
 
-    stages: np.ndarray  # [6, l, n], in the order of `StageCost`
+    stages: np.ndarray  # [7, l, n], in the order of `StageCost`
     inputs: np.ndarray  # [n], bytes of the first input
 
 
@@ -98,7 +97,7 @@ def all_schedules(first: int, last: int) -> tuple[Schedule, ...]:
 
 def simulate(schedule: Schedule, costs: Costs) -> tuple[np.ndarray, np.ndarray]:
     """Time and peak of a schedule on each chain, [n]: goes through its actions with a list of what is alive."""
-    forward, backward, output, tape, forward_workspace, backward_workspace = costs.stages
+    forward, backward, output, tape, forward_workspace, backward_workspace, again = costs.stages
     inputs = np.concatenate([costs.inputs[None], output])
     alive = {"cotangent": inputs[len(output)]}
     elapsed, peak = np.zeros_like(costs.inputs), np.zeros_like(costs.inputs)
@@ -107,7 +106,8 @@ def simulate(schedule: Schedule, costs: Costs) -> tuple[np.ndarray, np.ndarray]:
     def at_once(*others: np.ndarray) -> None:
         np.maximum(peak, sum((*alive.values(), *others)), out=peak)
 
-    for kind, i in schedules.actions(schedule):
+    listed = list(schedules.actions(schedule))
+    for (kind, i), following in zip(listed, [*listed[1:], None], strict=True):
         if passing == i and kind in ("keep", "tape"):
             alive[f"input {i}"] = inputs[i]
             passing = None
@@ -118,7 +118,8 @@ def simulate(schedule: Schedule, costs: Costs) -> tuple[np.ndarray, np.ndarray]:
         elif kind == "tape":
             alive[f"tape {i}"] = tape[i]
             at_once(forward_workspace[i])
-            elapsed += forward[i]
+            unread = i < len(output) - 1 and following == ("backward", i)  # a group, computed again, ends here
+            elapsed += again[i] if unread else forward[i]
             passing = None
         elif kind == "backward":
             at_once(inputs[i], backward_workspace[i])
@@ -165,7 +166,8 @@ def random_costs(rng: np.random.Generator, length: int, chains: int) -> Costs:
         return rng.integers(low, high, (length, chains))
 
     forward, output = draw(1, 20), draw(1, 9)
-    stages = [forward, forward + draw(0, 20), output, output + draw(0, 12), draw(0, 4), draw(0, 4)]
+    again = np.minimum(forward, draw(0, 20))
+    stages = [forward, forward + draw(0, 20), output, output + draw(0, 12), draw(0, 4), draw(0, 4), again]
     return Costs(np.stack(stages), rng.integers(1, 9, chains))
 
 
@@ -180,11 +182,3 @@ def planning_seconds(length: int, buckets: int, seed: int) -> float:
     found = dynamic_program.read(table, total // 2)
     seconds = time.thread_time() - begin
     return seconds if found else float("inf")
-
-
-def counted_per_stage(schedule: Schedule, length: int) -> Sequence[int]:
-    """How often each stage is computed."""
-    computed = [0] * length
-    for action in schedules.actions(schedule):
-        computed[action.stage] += action.kind in ("forward", "tape")
-    return computed

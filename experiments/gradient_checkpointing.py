@@ -6,7 +6,8 @@ from the input, or from the inputs of some stages, the checkpoints. Compared are
   store all, the usual gradient;
   every layer, and √l segments, recomputed once from their input (T. Chen et al. 2016);
   binomial schedules, the best for equal stages and c checkpoints (A. Griewank & A. Walther 2000);
-  plans, the cheapest schedule for a budget of bytes, by dynamic programming (O. Beaumont et al. 2024);
+  plans, the cheapest schedule for a budget of bytes, by dynamic programming (O. Beaumont et al. 2024) over stages that
+    are cut after their matrix products;
   `jax.checkpoint` around each of √l segments, alone and with policies,
 
 on an MLP, a convolutional network whose resolutions halve, and a transformer, each with a loss of its own that planning
@@ -20,17 +21,14 @@ Expected:
   recomputing once costs at most one more forward pass, less than a third of FLOPs, and memory falls to a fraction;
   where stages are unlike, equal segments waste memory: a plan needs at most 0.6 of it in their time, or half of the
     recomputation in their memory;
+  whatever has been tried else, segments, binomial schedules or policies: in its memory, a plan takes no more FLOPs;
   memory and compile time of the recurrent network hardly depend on its number of steps.
 
     python -m experiments.gradient_checkpointing --flagfile=configs/gradient_checkpointing.flags
 
-A plan is the best as modelled, by adding up what is alive. Where the compiled program shares what the model adds, other
-schedules may need less: on these chains, binomial schedules or recomputing every layer do, near the least memory.
-
-All is in float64, so that gradients can be compared. In the tables, "FLOPs" are those of stages and schedule,
-"compiled" those of the program, which leaves out of a stage that is computed again what only the next stage would
-read; memory is "modelled" by adding up, "predicted" by compiling a plan for another loss. Ctrl-C leaves what is
-finished; the program ends when what is being compiled is.
+All is in float64, so that gradients can be compared. In the tables, "FLOPs" are those of compiled programs, "planned"
+those of pieces and schedule; memory is "modelled" by adding up, "predicted" by compiling a plan for another loss.
+Ctrl-C leaves what is finished; the program ends when what is being compiled is.
 """
 
 import contextlib
@@ -62,13 +60,13 @@ from fundamentals.memory.checkpointing import (
     Plan,
     chain,
     checkpointed_scan,
-    dynamic_program,
     pareto,
     plan,
     schedules,
     segment_checkpoint,
 )
 from fundamentals.memory.checkpointing.costs import temp_bytes
+from fundamentals.memory.checkpointing.planning import Pieces
 from fundamentals.memory.checkpointing.schedules import Schedule
 
 RESULTS, FIGURE = FILES = ("results.json", "gradient_checkpointing.png")
@@ -121,11 +119,13 @@ class Form(NamedTuple):
     name: str
     group: str  # of the figure: "stored", "segments", "binomial", "planned", "jax.checkpoint"
     schedule: Schedule | None  # None: jax.checkpoint decides
+    pieces: tuple[int, ...]  # into which the schedule's stages are cut
     temp_bytes: int  # measured
     predicted: int | None  # by compiling it for another loss; None where it was not planned
-    modelled: int | None  # by adding up what is alive
-    evaluations: int | None  # of stages' forward passes
-    time: float  # FLOPs in those of storing all; from stages and schedule, else from the compiled program
+    modelled: int | None  # by adding up what is alive, of what was planned
+    evaluations: int | None  # of whole stages' forward passes
+    planned_time: float | None  # FLOPs in those of storing all, from pieces and schedule
+    time: float  # the same, of compiled programs
     flops: float  # of the compiled program
     difference: float  # of its gradient from that of storing all, relative
     seconds: tuple[float, ...] = ()
@@ -283,56 +283,56 @@ def _measure_chain(model: Model, budgets: int, slots: Sequence[int], note: Calla
         refusal = f"a plan of {plan(*problem, budget=limits[0] - 1).peak_bytes:,} bytes"
     except ValueError as error:
         refusal = str(error)
-    costs = frontier[0].costs
-    forward = sum(cost.forward for cost in costs)
-    total = forward + sum(cost.backward for cost in costs)
     known: dict[Any, Form] = {}
     reference: Any = None
 
     def measure_form(name: str, group: str, schedule: Schedule | None, own: Plan | None = None) -> Form:
         """Compiled and run once for each schedule."""
         nonlocal reference
-        key = name if schedule is None else schedule
+        pieces = own.pieces if own else (1,) * length
+        key = name if schedule is None else (schedule, pieces)
         if key not in known:
             note(f"{model.name}: {name}")
-            program = gradient_program(model, name, schedule)
+            program = gradient_program(model, name, None if schedule is None else Pieces(schedule, pieces))
             gradient = program(*args)
             if reference is None:
                 reference = gradient
             flops = float((program.cost_analysis() or {}).get("flops", math.nan))
-            modelled = evaluations = None
-            relative = flops / known[schedules.store_all(length)].flops if known else 1.0
-            if schedule is not None:
-                computed = checkpointing_schedules.counted_per_stage(schedule, length)
-                again = sum((times - 1) * cost.forward for times, cost in zip(computed, costs, strict=True))
-                modelled = dynamic_program.peak(schedule, costs, frontier[0].input_bytes)
-                evaluations, relative = sum(computed), 1 + again / total
-            difference = measure.relative_difference(gradient, reference)
+            relative = flops / next(iter(known.values())).flops if known else 1.0
             known[key] = Form(
-                name, group, schedule, temp_bytes(program), None, modelled, evaluations, relative, flops, difference
-            )
-        return known[key]._replace(name=name, group=group, predicted=own.peak_bytes if own else None)
+                name, group, schedule, pieces, temp_bytes(program), None, None,
+                schedules.forward_evaluations(schedule) if schedule and pieces == (1,) * length else None, None,
+                relative, flops,
+                measure.relative_difference(gradient, reference),
+            )  # fmt: skip
+        form: Form = known[key]._replace(name=name, group=group)
+        if own:
+            form = form._replace(predicted=own.peak_bytes, modelled=own.modelled_bytes, planned_time=own.time)
+        return form
 
     forms = [
-        measure_form(STORED, "stored", schedules.store_all(length), frontier[0]),
+        measure_form(STORED, "stored", frontier[0].schedule, frontier[0]),
         measure_form(LAYERS, "segments", schedules.uniform(length, length)),
         measure_form(SEGMENTS, "segments", schedules.uniform(length)),
         *(measure_form(f"binomial, c = {c}", "binomial", own.schedule, own) for c, own in binomial.items()),
         *(measure_form(name, "jax.checkpoint", None) for name in POLICIES),
     ]
-    promises = []
-    planned: dict[Schedule, Form] = {}
-    for limit, own in zip(limits, plans, strict=True):
-        form = measure_form(f"plan, {measure.bytes_text(limit)}", "planned", own.schedule, own)
-        planned[own.schedule] = planned.get(own.schedule, form)  # under the smallest budget
-        promises.append(Promise(limit, own.peak_bytes, form.temp_bytes, own.time))
+    planned = {
+        own.schedule: measure_form(f"plan, {measure.bytes_text(own.peak_bytes)}", "planned", own.schedule, own)
+        for own in frontier
+    }
+    promises = [
+        Promise(limit, own.peak_bytes, planned[own.schedule].temp_bytes, own.time)
+        for limit, own in zip(limits, plans, strict=True)
+    ]
     forms += planned.values()
-    counts = range(1, length + 1) if model.name == UNLIKE else ()
+    counts = range(2, length + 1) if model.name == UNLIKE else ()
     uniform = [measure_form(f"{k} segments", "segments", schedules.uniform(length, k)) for k in counts]
+    forward = sum(cost.forward for cost in frontier[0].costs)
     return Chain(model.name, length, forms, uniform, promises, limits[0], refusal, forward)
 
 
-def gradient_program(model: Model, name: str, schedule: Schedule | None) -> Any:
+def gradient_program(model: Model, name: str, schedule: Pieces | None) -> Any:
     """The compiled gradient of a model's loss; without a schedule, with the policy of that name."""
     segments = functools.partial(segment_checkpoint, model.stages, None)
     apply = segments(POLICIES[name]) if schedule is None else chain(model.stages, schedule)
@@ -348,7 +348,8 @@ def time_chain(model: Model, found: Chain, repeats: int, note: Callable[[str], N
     for form in found.forms:
         if form.name in names:
             note(f"compiling {form.name}")
-            program = gradient_program(model, form.name, form.schedule)
+            schedule = None if form.schedule is None else Pieces(form.schedule, form.pieces)
+            program = gradient_program(model, form.name, schedule)
             calls[form.name] = functools.partial(program, model.params, model.x, model.labels)
             sizes[form.name] = temp_bytes(program)
     times = measure.in_turn(calls, repeats, seconds=20)
@@ -422,6 +423,8 @@ def judge(measured: Measured) -> list[common.Verdict]:
     for found in measured.chains:
         if found.uniform:
             verdicts.append(_judge_unlike(found))
+    if measured.chains:
+        verdicts.append(_judge_others(measured.chains))
     if measured.counted:
         verdicts += _judge_binomial(measured.counted)
     if measured.searched and measured.planning_seconds is not None:
@@ -504,6 +507,22 @@ def _judge_unlike(found: Chain) -> common.Verdict:
     )  # fmt: skip
 
 
+def _judge_others(chains: Sequence[Chain]) -> common.Verdict:
+    """Against all else, as compiled."""
+    ratios = {}
+    for found in chains:
+        planned = [form for form in found.forms if form.group == "planned"]
+        for form in (*found.forms, *found.uniform):
+            if form.group != "planned":
+                fitting = [own.time for own in planned if own.temp_bytes <= SLACK * form.temp_bytes]
+                ratios[found.name, form.name] = min(fitting, default=math.inf) / form.time
+    worst = max(ratios, key=lambda key: ratios[key])
+    return common.Verdict(
+        f"a plan in {SLACK} × the memory of any of the {len(ratios)} other ways: FLOPs, in theirs, at most",
+        f"{ratios[worst]:.3f} ({', '.join(worst)})", f"≤ {SLACK}", ratios[worst] <= SLACK, NOTES,
+    )  # fmt: skip
+
+
 def against_uniform(uniform: Sequence[Form], planned: Sequence[Form]) -> tuple[float, float]:
     """The least ratios of a plan's memory in the time of equal segments, and of its recomputation in their memory.
 
@@ -519,12 +538,11 @@ def against_uniform(uniform: Sequence[Form], planned: Sequence[Form]) -> tuple[f
 
 
 def best_uniform(uniform: Sequence[Form]) -> list[Form]:
-    """Numbers of segments, except one, that no other beats in memory and time."""
+    """Numbers of segments that no other beats in memory and time."""
     return [
         form
         for form in uniform
-        if form.time > 1
-        and not any(
+        if not any(
             (o.temp_bytes <= form.temp_bytes and o.time < form.time)
             or (o.temp_bytes < form.temp_bytes and o.time <= form.time)
             for o in uniform
@@ -591,10 +609,11 @@ def _report(
             rows.append([
                 form.name, *sizes, f"{form.temp_bytes / stored.temp_bytes:.2f}",
                 "–" if form.evaluations is None else f"{form.evaluations}", f"{form.time:.3f}",
-                f"{form.flops / stored.flops:.3f}", measure.time_text(form.seconds), _ratio(form, stored),
+                "–" if form.planned_time is None else f"{form.planned_time:.3f}", measure.time_text(form.seconds),
+                _ratio(form, stored),
             ])  # fmt: skip
         columns = [
-            "gradient", "memory", "predicted", "modelled", "/ stored", "forwards", "FLOPs", "compiled", "time", "ratio"
+            "gradient", "memory", "predicted", "modelled", "/ stored", "forwards", "FLOPs", "planned", "time", "ratio"
         ]  # fmt: skip
         common.table(f"{found.name}, {found.length} stages", columns, rows)
     if measured.recurrent:

@@ -44,12 +44,9 @@ def _frontier(axes: Axes, found: Any) -> None:
     axes.plot(*np.array(planned, float).T, color=LARGE, linewidth=1.5, zorder=1)
     for group, (colour, mark, label) in GROUPS.items():
         own = [form for form in (*found.forms, *found.uniform) if form.group == group]
-        if group == "segments":  # one segment stores all
-            own = [form for form in own if form.time > 1]
-        text = f"plans for {len(found.promises)} budgets" if group == "planned" else label
         points = np.array([(form.temp_bytes, form.time) for form in own], float).reshape(-1, 2)
         style: dict[str, Any] = {"color": colour, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 3}
-        axes.plot(*points.T, mark, markersize=5.5 if group == "planned" else 7.5, label=text, **style)
+        axes.plot(*points.T, mark, markersize=5.5 if group == "planned" else 7.5, label=label, **style)
         if group not in ("planned", "stored"):
             _name(axes, own, colour)
     axes.set(xscale="log", yscale="log", xlabel="temporary memory", ylabel="FLOPs, in those of storing all")

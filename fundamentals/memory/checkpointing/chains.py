@@ -98,15 +98,20 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
             dx = backward(nodes, kept, operands, dy, cotangents, [bits])
             return [cotangents[i] for i in range(len(programs))], dx
 
+        def step(i: int, operands: list[Any], x: list[Any]) -> list[Any]:
+            # What is prepared waits for the carry, too: all masks of a chain could be drawn before its first step.
+            sources = [operands[j] for j in programs[i].prepared_from]
+            return programs[i].run(operands, x, recompute_later(sources, bits_of(x)) if sources else [])
+
         def forward(nodes: Schedule, operands: Any, x: ArrayTree, first: ArrayTree) -> tuple[ArrayTree, list[Any]]:
             kept = []
             for position, node in enumerate(nodes):
                 if isinstance(node, tuple):
                     kept.append(x if position else first)
                     for i in stages_of(node):
-                        x = programs[i].run(operands[i], x)
+                        x = step(i, operands[i], x)
                 else:
-                    x, pullback = jax.vjp(programs[node].run, operands[node], x)
+                    x, pullback = jax.vjp(functools.partial(step, node), operands[node], x)
                     kept.append(pullback)
             return x, kept
 

@@ -17,7 +17,7 @@ from fundamentals.base import Array, ArrayTree, Rule, hand_derived
 from fundamentals.memory.checkpointing import pieces
 from fundamentals.memory.checkpointing.chains import Stage, bits_of, recompute_later
 from fundamentals.memory.checkpointing.dynamic_program import StageCost
-from fundamentals.memory.checkpointing.pieces import Piece
+from fundamentals.memory.checkpointing.pieces import Piece, tree_bytes
 
 
 def stage_costs(
@@ -116,18 +116,6 @@ def _cotangents(y: list[Any], known: Sequence[Array]) -> list[Any]:
 
 def _inexact(tree: Any) -> list[Any]:
     return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-
-
-def tree_bytes(tree: Any) -> int:
-    """Of all arrays; keys as their data."""
-
-    def size(leaf: Any) -> int:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = jax.eval_shape(jax.random.key_data, leaf)
-            return int(data.size * data.dtype.itemsize)
-        return int(leaf.size * leaf.dtype.itemsize)
-
-    return sum(map(size, jax.tree.leaves(tree)))
 
 
 def temp_bytes(compiled: Any) -> int:

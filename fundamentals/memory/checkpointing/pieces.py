@@ -12,6 +12,7 @@ operations, where groups of whole stages pay for the product as well. (`jax.chec
 same; here the products' results are checkpoints like others, so that some of them may be given up, too.)
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,28 +22,42 @@ from jax.extend import core
 
 from fundamentals import program
 
+# Operations that leave entries as they are, which are part of what reads them.
+_LAYOUTS = {"transpose", "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev", "copy"}
+
 
 class Piece(NamedTuple):
-    """Consecutive equations of a stage, as a function of flat lists: (operands, carry) → carry."""
+    """Consecutive equations of a stage, as a function of flat lists: (operands, carry) → carry.
 
-    jaxpr: core.ClosedJaxpr  # of the operands and the carry, one after the other
+    What is made of a few operands alone, such as a mask of a key, is prepared apart, of other operands if wanted: of those
+    that it knows, the compiler would make it once, before all else, and keep it.
+    """
+
+    jaxpr: core.ClosedJaxpr  # of the operands, what is prepared, and the carry, one after the other
+    prepare: core.ClosedJaxpr  # of some operands
+    prepared_from: list[int]  # which these are
     operands: list[Any]  # what it reads of the stage's parameters and of the arrays that the stage closes over
 
-    def run(self, operands: Sequence[Any], carry: Sequence[Any]) -> list[Any]:
-        """The next carry."""
-        return list(core.jaxpr_as_fun(self.jaxpr)(*operands, *carry))
+    def run(self, operands: Sequence[Any], carry: Sequence[Any], others: Sequence[Any] | None = None) -> list[Any]:
+        """The next carry; `others` stand for the operands that something is prepared from."""
+        sources = [operands[i] for i in self.prepared_from] if others is None else others
+        prepared = core.jaxpr_as_fun(self.prepare)(*sources)
+        return list(core.jaxpr_as_fun(self.jaxpr)(*operands, *prepared, *carry))
 
     @property
     def shapes(self) -> tuple[list[Any], list[Any], list[Any]]:
         """Of operands, carry and result."""
-        jaxpr, count = self.jaxpr.jaxpr, len(self.operands)
-        return _shapes(jaxpr.invars[:count]), _shapes(jaxpr.invars[count:]), _shapes(jaxpr.outvars)
+        jaxpr = self.jaxpr.jaxpr
+        return _shapes(jaxpr.invars[: len(self.operands)]), _shapes(self._carry), _shapes(jaxpr.outvars)
 
     @property
     def passed_on(self) -> list[Any]:
         """Shapes of what of the carry is in its result, unchanged."""
-        carry = _variables(self.jaxpr.jaxpr.invars[len(self.operands) :])
-        return _shapes(list(carry & _variables(self.jaxpr.jaxpr.outvars)))
+        return _shapes(list(_variables(self._carry) & _variables(self.jaxpr.jaxpr.outvars)))
+
+    @property
+    def _carry(self) -> list[Any]:
+        return list(self.jaxpr.jaxpr.invars[len(self.operands) + len(self.prepare.jaxpr.outvars) :])
 
 
 def trace(stage: Callable[[Any, Any], Any], p: Any, carry: Any, *, cut: bool) -> tuple[list[Piece], Any]:
@@ -66,27 +81,57 @@ def trace(stage: Callable[[Any, Any], Any], p: Any, carry: Any, *, cut: bool) ->
 
 
 def _cut(jaxpr: core.Jaxpr, held: dict[Any, Any], carry: list[Any], cut: bool) -> list[Piece]:
-    equations = jaxpr.eqns
-    ends = [i for i, equation in enumerate(equations, 1) if cut and program.matmuls(equation)]
-    bounds = [0, *(end for end in ends if end < len(equations)), len(equations)]
-    read = [_variables(jaxpr.outvars)]  # at and after each bound, the last one first
-    for first, last in zip(bounds[-2::-1], bounds[:0:-1], strict=True):
-        read.append(read[-1].union(*(_variables(equation.invars) for equation in equations[first:last])))
-    pieces = []
-    for first, last, later in zip(bounds, bounds[1:], read[-2::-1], strict=False):
-        own = equations[first:last]
-        results = list(jaxpr.outvars)
-        needed = set().union(*(_variables(equation.invars) for equation in own))
-        if last < len(equations):
-            made = [*carry, *(variable for equation in own for variable in equation.outvars)]
-            results = [variable for variable in made if variable in later]
+    """Every piece computes what it needs of operands by itself: no carry has it."""
+    own: list[Any] = []
+    free: list[Any] = []  # of the carry
+    dependent = set(carry)
+    for equation in jaxpr.eqns:
+        if equation.effects or dependent & _variables(equation.invars):
+            own.append(equation)
+            dependent.update(equation.outvars)
         else:
-            needed |= _variables(results)
-        operands = [variable for variable in held if variable in needed]
-        piece = jaxpr.replace(constvars=[], invars=[*operands, *carry], outvars=results, eqns=own)
-        pieces.append(Piece(core.ClosedJaxpr(piece, ()), [held[variable] for variable in operands]))
+            free.append(equation)
+    prepared = [equation for equation in free if _grows(equation, free, held)]
+    rest = [equation for equation in free if equation not in prepared]
+    ends = [i for i, equation in enumerate(own, 1) if cut and program.matmuls(equation)]
+    bounds = [0, *(end for end in ends if end < len(own)), len(own)]
+    found = []
+    for first, last in itertools.pairwise(bounds):
+        equations, later = own[first:last], own[last:]
+        results = list(jaxpr.outvars)
+        if later:
+            read = _variables(results).union(*(_variables(equation.invars) for equation in later))
+            made = [*carry, *(variable for equation in equations for variable in equation.outvars)]
+            results = [variable for variable in made if variable in read]
+        equations, needed = _slice([*rest, *equations], equations, results)
+        ready = [v for equation in prepared for v in equation.outvars if v in needed]
+        preparing, sources = _slice(free, [], ready)
+        operands = [variable for variable in held if variable in needed | sources]
+        chosen = [i for i, variable in enumerate(operands) if variable in sources]
+        main = jaxpr.replace(constvars=[], invars=[*operands, *ready, *carry], outvars=results, eqns=equations)
+        before = jaxpr.replace(constvars=[], invars=[operands[i] for i in chosen], outvars=ready, eqns=preparing)
+        both = core.ClosedJaxpr(main, ()), core.ClosedJaxpr(before, ())
+        found.append(Piece(*both, chosen, [held[variable] for variable in operands]))
         carry = results
-    return pieces
+    return found
+
+
+def _slice(equations: Sequence[Any], wanted: Sequence[Any], results: Sequence[Any]) -> tuple[list[Any], set[Any]]:
+    """(those that are wanted, or that these or the results need; all variables that they and the results read)."""
+    needed, found = _variables(results), []
+    for equation in reversed(equations):
+        if equation in wanted or needed & set(equation.outvars):
+            found.append(equation)
+            needed |= _variables(equation.invars)
+    return found[::-1], needed
+
+
+def _grows(equation: core.JaxprEqn, free: Sequence[Any], held: dict[Any, Any]) -> bool:
+    """Whether an equation makes much of few operands, and not just by broadcasting."""
+    made, needed = _slice(free, [], equation.outvars)
+    sources = [variable for variable in needed if variable in held]
+    size, own = tree_bytes(_shapes(sources)), tree_bytes(_shapes(equation.outvars))
+    return bool(sources) and size < own and any(e.primitive.name not in _LAYOUTS for e in made)
 
 
 def _is_call(equation: core.JaxprEqn) -> bool:
@@ -109,3 +154,15 @@ def _variables(atoms: Sequence[Any]) -> set[Any]:
 
 def _shapes(variables: Sequence[Any]) -> list[Any]:
     return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype, weak_type=v.aval.weak_type) for v in variables]
+
+
+def tree_bytes(tree: Any) -> int:
+    """Of all arrays; keys as their data."""
+
+    def size(leaf: Any) -> int:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = jax.eval_shape(jax.random.key_data, leaf)
+            return int(data.size * data.dtype.itemsize)
+        return int(leaf.size * leaf.dtype.itemsize)
+
+    return sum(map(size, jax.tree.leaves(tree)))

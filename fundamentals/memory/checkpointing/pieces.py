@@ -29,8 +29,8 @@ _LAYOUTS = {"transpose", "reshape", "squeeze", "expand_dims", "broadcast_in_dim"
 class Piece(NamedTuple):
     """Consecutive equations of a stage, as a function of flat lists: (operands, carry) → carry.
 
-    What is made of a few operands alone, such as a mask of a key, is prepared apart, of other operands if wanted: of those
-    that it knows, the compiler would make it once, before all else, and keep it.
+    What is made of a few operands alone, such as a mask of a key, is prepared apart, of other operands if wanted: of
+    those that it knows, the compiler would make it once, before all else, and keep it.
     """
 
     jaxpr: core.ClosedJaxpr  # of the operands, what is prepared, and the carry, one after the other
@@ -91,8 +91,8 @@ def _cut(jaxpr: core.Jaxpr, held: dict[Any, Any], carry: list[Any], cut: bool) -
             dependent.update(equation.outvars)
         else:
             free.append(equation)
-    prepared = [equation for equation in free if _grows(equation, free, held)]
-    rest = [equation for equation in free if equation not in prepared]
+    grows = [_grows(equation, free, held) for equation in free]
+    prepared, rest = ([e for e, grown in zip(free, grows, strict=True) if grown is wanted] for wanted in (True, False))
     ends = [i for i, equation in enumerate(own, 1) if cut and program.matmuls(equation)]
     bounds = [0, *(end for end in ends if end < len(own)), len(own)]
     found = []
@@ -118,9 +118,9 @@ def _cut(jaxpr: core.Jaxpr, held: dict[Any, Any], carry: list[Any], cut: bool) -
 
 def _slice(equations: Sequence[Any], wanted: Sequence[Any], results: Sequence[Any]) -> tuple[list[Any], set[Any]]:
     """(those that are wanted, or that these or the results need; all variables that they and the results read)."""
-    needed, found = _variables(results), []
+    needed, found, chosen = _variables(results), [], set(map(id, wanted))
     for equation in reversed(equations):
-        if equation in wanted or needed & set(equation.outvars):
+        if id(equation) in chosen or needed & set(equation.outvars):
             found.append(equation)
             needed |= _variables(equation.invars)
     return found[::-1], needed

@@ -3,14 +3,16 @@
 What a group's backward pass computes again is, to a compiler, what its forward pass has computed: merged by
 common-subexpression elimination, nothing is computed again and everything is kept. `jax.checkpoint` puts an
 optimization barrier between the two. XLA for the CPU drops it before merging (JAX 0.10; no more in 0.12), so that
-memory rises instead of falling. Three things make a schedule hold on both:
+memory rises instead of falling. Four things make a schedule hold on both:
 
 - the checkpoint goes through a `where` whose condition always holds, which XLA can't see: it is made of bits of what
   was computed last. So both computations have operands of their own, and are not merged (`recompute_later`);
 - for the same reason the group can't be computed again before those bits are there. XLA's scheduler, which on the CPU
   prefers concurrency to memory, has no choice of the order;
 - the cotangent that waits goes through a loop of one trip, of which XLA does not know that it is one. Otherwise it may
-  be left as a sum of all that it comes from, to be added up wherever it is read (`settle`).
+  be left as a sum of all that it comes from, to be added up wherever it is read (`settle`);
+- what is made of parameters alone, such as a mask of a key, goes through a `where` as well, on bits of the carry. Else
+  it would be made once for both passes, of all stages before the first (see `pieces`).
 
 The `where` is part of what reads the checkpoint if XLA fuses that, else a pass over it; the loop writes one entry.
 What was tried and is undone on 0.10: `jax.checkpoint`, barriers on the operands, `lax.cond`, loops that don't depend on
@@ -49,8 +51,9 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
 
     Returns:
       apply(params, x): params has one entry for each stage, x is the first carry. Reverse mode of any order works; that
-      of second order keeps what it needs of the first. Forward mode does not (`jax.custom_vjp`). To be called under
-      `jax.jit`: outside, each call is compiled anew.
+      of second order keeps what it needs of the first. Forward mode does not (`jax.custom_vjp`). A gradient under
+      `vmap` keeps up to half as much again, since each example has bits of its own. To be called under `jax.jit`:
+      outside, each call is compiled anew.
 
     Raises:
       ValueError: the schedule is not one of so many stages; or, by apply, params has not one entry for each, or stages

@@ -1,7 +1,7 @@
 """How each model reads an image, for `train_digits`: its parameters, its loss, both gradients."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +9,9 @@ import numpy as np
 
 from fundamentals import layers
 from fundamentals.base import Initializer, PRNGKey, Rule
-from fundamentals.memory import accumulate
-from fundamentals.models import cnn, mlp, rnn, transformer
+from fundamentals.memory import Plan, accumulate, chain, plan
+from fundamentals.models import cnn, mlp, objective, rnn, transformer
+from fundamentals.models.stages import Stages
 
 ATTENTIONS = {
     "dense": transformer.ATTENTION,
@@ -30,6 +31,7 @@ class Model(NamedTuple):
     apply: Callable[..., jax.Array]  # (params, x) → logits [B, K]
     loss: Callable[..., jax.Array]  # (params, x, targets) → []
     loss_and_gradient: Callable[..., tuple[jax.Array, Any]]  # the same, and dparams by hand
+    stages: Callable[[Any, jax.Array], Stages]  # (params, targets) → the loss as a chain, of x
 
 
 def build(
@@ -120,35 +122,73 @@ def build(
         )
         options |= {"heads": heads, "attention": ATTENTIONS[attention]}
         module = transformer
+
+    def stages(params: Any, targets: jax.Array) -> Stages:
+        network = module.stages(params, **options)
+        return Stages((*network.rules, objective.mean(loss_rule)), (*network.params, targets))
+
     return Model(
         read,
         functools.partial(init, initializer=initializer, dtype=dtype),
         functools.partial(module.apply, **options),
         functools.partial(module.loss, **options, loss_rule=loss_rule),
         functools.partial(module.loss_and_gradient, **options, loss_rule=loss_rule),
+        stages,
     )
 
 
-def gradients(model: Model, num_microbatches: int) -> dict[str, Callable[..., tuple[jax.Array, Any]]]:
+def plans(
+    model: Model, names: Iterable[str], params: Any, x: jax.Array, targets: jax.Array, budget: str
+) -> dict[str, Plan]:
+    """Plans for gradients of a (micro)batch, by who computes them, whose temp memory is within a budget.
+
+    Raises:
+      ValueError: there is none. It names the least budget that can be kept.
+    """
+    found = {}
+    for name in names:
+        try:
+            found[name] = plan(*_chain(model, name, params, targets), x, budget=budget, loss=lambda loss: loss)
+        except ValueError as error:
+            raise ValueError(f"--memory_budget={budget}, --gradients={name}: {error}") from error
+    return found
+
+
+def gradients(
+    model: Model, num_microbatches: int, plans: Mapping[str, Plan] | None = None
+) -> dict[str, Callable[..., tuple[jax.Array, Any]]]:
     """(params, x, targets) → (loss, gradient), by who computes them, "hand" and "autodiff"; in K microbatches if K > 1.
 
-    The model's losses are means over examples, so a microbatch's weight is how many it has.
+    The model's losses are means over examples, so a microbatch's weight is how many it has. Those for which there is a
+    plan follow it.
     """
+    planned = {name: functools.partial(_planned_loss, model, name, plan) for name, plan in (plans or {}).items()}
     if num_microbatches == 1:
-        return {"hand": model.loss_and_gradient, "autodiff": jax.value_and_grad(model.loss)}
+        direct = {"hand": model.loss_and_gradient, "autodiff": jax.value_and_grad(model.loss)}
+        return direct | {name: jax.value_and_grad(loss) for name, loss in planned.items()}
 
-    def summed(params: Any, batch: Any) -> tuple[jax.Array, int]:
+    def summed(loss: Callable[..., jax.Array], params: Any, batch: Any) -> tuple[jax.Array, int]:
         count = len(batch[0])
-        return model.loss(params, *batch) * count, count
+        return loss(params, *batch) * count, count
 
     def summed_and_gradient(params: Any, batch: Any) -> tuple[tuple[jax.Array, int], Any]:
         count = len(batch[0])
         loss, gradient = model.loss_and_gradient(params, *batch)
         return (loss * count, count), jax.tree.map(lambda g: g * count, gradient)
 
-    by_hand = accumulate(gradient_fn=summed_and_gradient, num_microbatches=num_microbatches)
-    by_autodiff = accumulate(summed, num_microbatches=num_microbatches)
-    return {
-        "hand": lambda params, x, targets: by_hand(params, (x, targets)),
-        "autodiff": lambda params, x, targets: by_autodiff(params, (x, targets)),
-    }
+    accumulated = {"hand": accumulate(gradient_fn=summed_and_gradient, num_microbatches=num_microbatches)}
+    for name, loss in ({"autodiff": model.loss} | planned).items():
+        accumulated[name] = accumulate(functools.partial(summed, loss), num_microbatches=num_microbatches)
+    return {name: lambda params, x, targets, f=f: f(params, (x, targets)) for name, f in accumulated.items()}
+
+
+def _planned_loss(model: Model, name: str, plan: Plan, params: Any, x: jax.Array, targets: jax.Array) -> Any:
+    """The model's loss, whose gradient follows a plan."""
+    stages, parts = _chain(model, name, params, targets)
+    return chain(stages, plan)(parts, x)
+
+
+def _chain(model: Model, name: str, params: Any, targets: jax.Array) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Stages and their parameters: rules, which are differentiated by hand, or functions."""
+    rules, parts = model.stages(params, targets)
+    return (rules if name == "hand" else [rule.primal for rule in rules]), parts

@@ -10,13 +10,15 @@ scale in float32, ≤ 1e-12 with --jax_enable_x64=true.
     python -m experiments.train_digits --flagfile=configs/train_digits.flags
 
 and likewise with configs/train_digits_cnn.flags, train_digits_rnn.flags and train_digits_transformer.flags. With
-`--num_microbatches=K` either gradient is accumulated over K parts of each batch: the same, in less memory.
+`--num_microbatches=K` either gradient is accumulated over K parts of each batch: the same, in less memory. With
+`--memory_budget=1MiB` it keeps that budget, by computing again what it has no memory to keep (`fundamentals.memory`).
 
 Ctrl-C leaves what is finished: figures, results and a checkpoint after the last whole epoch. `--resume` continues from
 the checkpoint as if never interrupted, bit for bit. For a run that is killed, one is written in between, every
 `--checkpoint_every` epochs.
 """
 
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +34,8 @@ from experiments import common, digit_models, digit_progress, figures
 from experiments.digit_progress import Network, Progress
 from fundamentals import activations, data, initializers, optimizers
 from fundamentals.catalogue import RULES
+from fundamentals.memory import Plan
+from fundamentals.memory.checkpointing.planning import to_bytes
 
 OPTIMIZERS: dict[str, Callable[..., optimizers.Optimizer]] = {
     "sgd": optimizers.sgd,
@@ -75,6 +79,14 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "num_microbatches", 1, "Parts of a batch whose gradients are accumulated.", lower_bound=1, **options
     )
+    flags.DEFINE_string(
+        "memory_budget",
+        None,
+        "Bytes, or a size such as 64MiB: the most that the compiled gradient of a batch, or with --num_microbatches of "
+        "one of them, may take beside its inputs and outputs (XLA's temp_size_in_bytes). Activations are computed "
+        "again to keep it. Empty: no budget.",
+        **options,
+    )
     flags.DEFINE_integer("epochs", 40, "Passes over the training part.", lower_bound=1, **options)
     flags.DEFINE_list(
         "hidden_sizes",
@@ -116,15 +128,18 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     def are_sizes(values: Sequence[str]) -> bool:
         return all(value.isascii() and value.isdecimal() and int(value) > 0 for value in values)
 
-    def is_initializer(text: str) -> bool:
+    def is_read_by(read: Callable[[str], Any], text: str) -> bool:
         try:
-            _initializer(text)
+            read(text)
         except ValueError as error:
             raise flags.ValidationError(str(error)) from error
         return True
 
     flags.register_validator("hidden_sizes", are_sizes, message="expected positive integers", flag_values=flag_values)
-    flags.register_validator("initializer", is_initializer, flag_values=flag_values)
+    flags.register_validator("initializer", functools.partial(is_read_by, _initializer), flag_values=flag_values)
+    flags.register_validator(
+        "memory_budget", lambda text: not text or is_read_by(to_bytes, text), flag_values=flag_values
+    )
 
 
 def run(
@@ -135,6 +150,7 @@ def run(
     learning_rate: float,
     batch_size: int,
     num_microbatches: int,
+    memory_budget: str | None,
     epochs: int,
     hidden_sizes: Sequence[str],
     activation: str,
@@ -197,6 +213,15 @@ def run(
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     network = Network(params, method.init(params))
     done = Progress(0, dict.fromkeys(names, network), [], np.zeros((0, len(paths))))
+    precise = jax.default_matmul_precision("highest")  # TF32 alone would make two right gradients differ by 5e-4
+    plans: dict[str, Plan] = {}
+    if memory_budget:
+        common.console.print(f"planning gradients in {to_bytes(memory_budget):,} bytes ...")
+        x, y = (arrays["train"][: -(-batch_size // num_microbatches)] for arrays in (inputs, targets))
+        with common.user_errors(), precise:
+            plans = digit_models.plans(network_model, names, params, x, y, memory_budget)
+        for name, plan in plans.items():
+            common.console.print(f"{name}: {plan.peak_bytes:,} bytes, {plan.time:.3f} × the FLOPs of storing all")
 
     identity = digit_progress.identity(settings, dataset, dtype)
     if resume:
@@ -213,7 +238,7 @@ def run(
             digit_progress.save(folder / CHECKPOINT, done, identity)
 
     # The functions that one step is made of, compiled apart: neither gradient can borrow from the other.
-    gradient = {name: jax.jit(f) for name, f in digit_models.gradients(network_model, num_microbatches).items()}
+    gradient = {name: jax.jit(f) for name, f in digit_models.gradients(network_model, num_microbatches, plans).items()}
 
     @jax.jit
     def update(network: Network, gradients: Any) -> Network:
@@ -234,7 +259,6 @@ def run(
 
     steps = len(dataset.train.labels) // batch_size
     interrupted = False
-    precise = jax.default_matmul_precision("highest")  # TF32 alone would make two right gradients differ by 5e-4
     common.console.print("epoch   train: loss, accuracy   validation: loss, accuracy   gradients apart")
     try:
         with precise, common.interruptible(), common.progress() as bar:
@@ -272,7 +296,7 @@ def run(
         digit_progress.save(folder / CHECKPOINT, done, identity)
         tests = {name: score(done.networks[name].params, "test") for name in names}
     verdicts = _report(
-        folder, settings, dataset, done, paths, tests, dtype, interrupted, time.perf_counter() - start_time
+        folder, settings, dataset, done, paths, tests, plans, dtype, interrupted, time.perf_counter() - start_time
     )
     if interrupted:
         raise KeyboardInterrupt
@@ -325,6 +349,7 @@ def _report(
     done: Progress,
     paths: list[str],
     tests: dict[str, tuple[float, float, np.ndarray]],
+    plans: dict[str, Plan],
     dtype: Any,
     interrupted: bool,
     wall_s: float,
@@ -379,6 +404,10 @@ def _report(
             "interrupted": interrupted,
             "epochs": done.epoch,
             "session_wall_s": wall_s,
+            "memory_plans": {
+                name: {"budget": to_bytes(settings["memory_budget"]), "peak_bytes": plan.peak_bytes, "time": plan.time}
+                for name, plan in plans.items()
+            },
             "test": {name: {"loss": mean, "accuracy": accuracy} for name, (mean, accuracy, _) in tests.items()},
             "lockstep": lockstep,
             "verdicts": [verdict._asdict() for verdict in verdicts],

@@ -8,6 +8,7 @@ A residual block's output is a sum, so its cotangent goes to both terms unchange
 convolutions, and once through them. That direct path is why gradients reach the first stage of a deep network.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from fundamentals.layers.linear import LinearResiduals, linear_bwd, linear_fwd
 from fundamentals.layers.pooling import MaxPool2dResiduals, max_pool2d_bwd, max_pool2d_fwd
 from fundamentals.models.mlp import RELU, SOFTMAX_CROSS_ENTROPY, Layer
 from fundamentals.models.objective import mean_loss, mean_loss_and_gradient
+from fundamentals.models.stages import Stages, as_rule
 
 LAYER_NORM = Rule(layers.layer_norm, layers.layer_norm_fwd, layers.layer_norm_bwd)
 
@@ -71,21 +73,33 @@ class BlockResiduals(NamedTuple):
     sum_activation: Any
 
 
+class WidenResiduals(NamedTuple):
+    """What a stage keeps before its blocks."""
+
+    pool: MaxPool2dResiduals | None
+    convolution: ConvolutionResiduals
+    activation: Any
+
+
 class StageResiduals(NamedTuple):
     """What a stage keeps."""
 
-    pool: MaxPool2dResiduals | None
-    widen: ConvolutionResiduals
-    activation: Any
+    widen: WidenResiduals
     blocks: tuple[BlockResiduals, ...]
+
+
+class HeadResiduals(NamedTuple):
+    """What the average and the output layer keep."""
+
+    features: Array  # [0, H, W, C]: the size of the last image, in no bytes
+    output: LinearResiduals
 
 
 class CnnResiduals(NamedTuple):
     """What `cnn_bwd` needs."""
 
     stages: tuple[StageResiduals, ...]
-    features: Array  # [0, H, W, C]: the size of the last image, in no bytes
-    output: LinearResiduals
+    head: HeadResiduals
 
 
 def init(
@@ -171,9 +185,8 @@ def cnn_fwd(
     for index, stage in enumerate(params.stages):
         y, stage_residuals = _stage_fwd(stage, y, norm, activation, pool=index > 0)
         residuals.append(stage_residuals)
-    mean = jnp.mean(y.astype(accumulation_dtype(y.dtype)), axis=(1, 2)).astype(y.dtype)
-    logits, output_residuals = linear_fwd(mean, *params.output)
-    return logits, CnnResiduals(tuple(residuals), y[:0], output_residuals)
+    logits, head = _head_fwd(params.output, y)
+    return logits, CnnResiduals(tuple(residuals), head)
 
 
 def cnn_bwd(
@@ -184,14 +197,12 @@ def cnn_bwd(
     Derivation: the average of n = H W pixels has the derivative 1/n with respect to each, so all of them get the same
     cotangent. What a block adds to its layers is dx = d + first_bwd(f_bwd(second_bwd(d))), d the cotangent of its sum.
     """
-    dmean, dw, db = linear_bwd(residuals.output, dlogits)
-    _, height, width, channels = residuals.features.shape
-    dy = jnp.broadcast_to((dmean / (height * width))[:, None, None], (dmean.shape[0], height, width, channels))
+    doutput, dy = _head_bwd(residuals.head, dlogits)
     dstages = []
     for stage_residuals in reversed(residuals.stages):
-        dy, dstage = _stage_bwd(stage_residuals, dy, norm, activation)
+        dstage, dy = _stage_bwd(stage_residuals, dy, norm, activation)
         dstages.append(dstage)
-    return Params(tuple(reversed(dstages)), Layer(dw, db)), dy
+    return Params(tuple(reversed(dstages)), doutput), dy
 
 
 apply = cnn
@@ -234,33 +245,64 @@ def loss_and_gradient(
     return mean_loss_and_gradient("cnn.loss", _model(norm, activation), params, x, targets, loss_rule)
 
 
+def stages(params: Params, *, norm: Rule = LAYER_NORM, activation: Rule = RELU) -> Stages:
+    """The network as a chain (see `models.stages`): the convolutions that widen, each block, average and output layer.
+
+    Arguments as for `cnn`.
+    """
+    _checks.rule("cnn.stages", "norm", norm)
+    _checks.rule("cnn.stages", "activation", activation)
+    _checks.instance("cnn.stages", "params", params, Params)
+    options = {"norm": norm, "activation": activation}
+    block = as_rule(_block_fwd, _block_bwd, **options)
+    rules: list[Rule] = []
+    parts: list[Any] = []
+    for index, p in enumerate(params.stages):
+        widen = as_rule(functools.partial(_widen_fwd, pool=index > 0), _widen_bwd, **options)
+        rules += [widen, *[block] * len(p.blocks)]
+        parts += [p.widen, *p.blocks]
+    return Stages((*rules, as_rule(_head_fwd, _head_bwd)), (*parts, params.output))
+
+
 def _model(norm: Rule, activation: Rule) -> Rule:
     return bind(Rule(cnn, cnn_fwd, cnn_bwd), norm=norm, activation=activation)
 
 
 def _stage_fwd(stage: Stage, x: Array, norm: Rule, activation: Rule, *, pool: bool) -> tuple[Array, StageResiduals]:
-    pooled = None
-    if pool:
-        x, pooled = max_pool2d_fwd(x)
-    y, widen = _convolution_fwd(stage.widen, x, norm)
-    y, activated = activation.fwd(y)
+    y, widen = _widen_fwd(stage.widen, x, norm, activation, pool=pool)
     residuals = []
     for block in stage.blocks:
         y, block_residuals = _block_fwd(block, y, norm, activation)
         residuals.append(block_residuals)
-    return y, StageResiduals(pooled, widen, activated, tuple(residuals))
+    return y, StageResiduals(widen, tuple(residuals))
 
 
-def _stage_bwd(residuals: StageResiduals, dy: Array, norm: Rule, activation: Rule) -> tuple[Array, Stage]:
+def _stage_bwd(residuals: StageResiduals, dy: Array, norm: Rule, activation: Rule) -> tuple[Stage, Array]:
     dblocks = []
     for block_residuals in reversed(residuals.blocks):
-        dy, dblock = _block_bwd(block_residuals, dy, norm, activation)
+        dblock, dy = _block_bwd(block_residuals, dy, norm, activation)
         dblocks.append(dblock)
+    dwiden, dx = _widen_bwd(residuals.widen, dy, norm, activation)
+    return Stage(dwiden, tuple(reversed(dblocks))), dx
+
+
+def _widen_fwd(
+    params: Convolution, x: Array, norm: Rule, activation: Rule, *, pool: bool
+) -> tuple[Array, WidenResiduals]:
+    pooled = None
+    if pool:
+        x, pooled = max_pool2d_fwd(x)
+    y, convolution = _convolution_fwd(params, x, norm)
+    y, activated = activation.fwd(y)
+    return y, WidenResiduals(pooled, convolution, activated)
+
+
+def _widen_bwd(residuals: WidenResiduals, dy: Array, norm: Rule, activation: Rule) -> tuple[Convolution, Array]:
     (dy,) = activation.bwd(residuals.activation, dy)
-    dx, dwiden = _convolution_bwd(residuals.widen, dy, norm)
+    dparams, dx = _convolution_bwd(residuals.convolution, dy, norm)
     if residuals.pool is not None:
         (dx,) = max_pool2d_bwd(residuals.pool, dx)
-    return dx, Stage(dwiden, tuple(reversed(dblocks)))
+    return dparams, dx
 
 
 def _block_fwd(block: Block, x: Array, norm: Rule, activation: Rule) -> tuple[Array, BlockResiduals]:
@@ -271,12 +313,25 @@ def _block_fwd(block: Block, x: Array, norm: Rule, activation: Rule) -> tuple[Ar
     return y, BlockResiduals(first, activated, second, sum_activated)
 
 
-def _block_bwd(residuals: BlockResiduals, dy: Array, norm: Rule, activation: Rule) -> tuple[Array, Block]:
+def _block_bwd(residuals: BlockResiduals, dy: Array, norm: Rule, activation: Rule) -> tuple[Block, Array]:
     (dsum,) = activation.bwd(residuals.sum_activation, dy)
-    dy, dsecond = _convolution_bwd(residuals.second, dsum, norm)
+    dsecond, dy = _convolution_bwd(residuals.second, dsum, norm)
     (dy,) = activation.bwd(residuals.activation, dy)
-    dx, dfirst = _convolution_bwd(residuals.first, dy, norm)
-    return dsum + dx, Block(dfirst, dsecond)
+    dfirst, dx = _convolution_bwd(residuals.first, dy, norm)
+    return Block(dfirst, dsecond), dsum + dx
+
+
+def _head_fwd(output: Layer, y: Array) -> tuple[Array, HeadResiduals]:
+    mean = jnp.mean(y.astype(accumulation_dtype(y.dtype)), axis=(1, 2)).astype(y.dtype)
+    logits, residuals = linear_fwd(mean, *output)
+    return logits, HeadResiduals(y[:0], residuals)
+
+
+def _head_bwd(residuals: HeadResiduals, dlogits: Array) -> tuple[Layer, Array]:
+    dmean, dw, db = linear_bwd(residuals.output, dlogits)
+    _, height, width, channels = residuals.features.shape
+    shape = (dmean.shape[0], height, width, channels)
+    return Layer(dw, db), jnp.broadcast_to((dmean / (height * width))[:, None, None], shape)
 
 
 def _convolution_fwd(params: Convolution, x: Array, norm: Rule) -> tuple[Array, ConvolutionResiduals]:
@@ -285,7 +340,7 @@ def _convolution_fwd(params: Convolution, x: Array, norm: Rule) -> tuple[Array, 
     return y, ConvolutionResiduals(convolution, normalized)
 
 
-def _convolution_bwd(residuals: ConvolutionResiduals, dy: Array, norm: Rule) -> tuple[Array, Convolution]:
+def _convolution_bwd(residuals: ConvolutionResiduals, dy: Array, norm: Rule) -> tuple[Convolution, Array]:
     dy, dscale, doffset = norm.bwd(residuals.norm, dy)
     dx, dw, _ = conv2d_bwd(residuals.convolution, dy)
-    return dx, Convolution(dw, dscale, doffset)
+    return Convolution(dw, dscale, doffset), dx

@@ -19,6 +19,7 @@ from fundamentals.activations import MaxoutResiduals, maxout_bwd, maxout_fwd
 from fundamentals.base import Array, ArrayLike, DTypeLike, Initializer, PRNGKey, Rule, bind
 from fundamentals.layers.linear import LinearResiduals, linear_bwd, linear_fwd
 from fundamentals.models.objective import mean_loss, mean_loss_and_gradient
+from fundamentals.models.stages import Stages, as_rule
 
 RELU = Rule(activations.relu, activations.relu_fwd, activations.relu_bwd)
 SOFTMAX_CROSS_ENTROPY = Rule(
@@ -128,7 +129,7 @@ def mlp_fwd(params: Params, x: ArrayLike, *, activation: Rule = RELU) -> tuple[A
     for layer in hidden:
         x, layer_residuals = _hidden_fwd(layer, x, activation)
         residuals.append(layer_residuals)
-    logits, output_residuals = linear_fwd(x, *output)
+    logits, output_residuals = _output_fwd(output, x)
     return logits, MlpResiduals(tuple(residuals), output_residuals)
 
 
@@ -138,11 +139,11 @@ def mlp_bwd(residuals: MlpResiduals, dlogits: Array, *, activation: Rule = RELU)
     Derivation: the loss depends on x_{l−1} only through z_l, so each step needs no more than the cotangent
     that the step after it produced: dx_l → dz_l = f_bwd(dx_l) → (dx_{l−1}, dw_l, db_l) = linear_bwd(dz_l).
     """
-    dx, dw, db = linear_bwd(residuals.output, dlogits)
-    dparams = [Layer(dw, db)]
+    dlayer, dx = _output_bwd(residuals.output, dlogits)
+    dparams = [dlayer]
     for layer_residuals in reversed(residuals.hidden):
-        dx, dw, db = _hidden_bwd(layer_residuals, dx, activation)
-        dparams.append(Layer(dw, db))
+        dlayer, dx = _hidden_bwd(layer_residuals, dx, activation)
+        dparams.append(dlayer)
     return tuple(reversed(dparams)), dx
 
 
@@ -184,6 +185,13 @@ def loss_and_gradient(
     return mean_loss_and_gradient("mlp.loss", _model(activation), params, x, targets, loss_rule)
 
 
+def stages(params: Params, *, activation: Rule = RELU) -> Stages:
+    """The network as a chain (see `models.stages`): a stage for each layer. Arguments as for `mlp`."""
+    _checks.rule("mlp.stages", "activation", activation)
+    hidden = as_rule(_hidden_fwd, _hidden_bwd, activation=activation)
+    return Stages((hidden,) * (len(params) - 1) + (as_rule(_output_fwd, _output_bwd),), tuple(params))
+
+
 def _model(activation: Rule) -> Rule:
     return bind(Rule(mlp, mlp_fwd, mlp_bwd), activation=activation)
 
@@ -196,10 +204,18 @@ def _hidden_fwd(layer: Layer, x: ArrayLike, activation: Rule) -> tuple[Array, Hi
     return y, HiddenResiduals(linear_residuals, activation_residuals)
 
 
-def _hidden_bwd(
-    residuals: HiddenResiduals | MaxoutResiduals, dy: Array, activation: Rule
-) -> tuple[Array, Array, Array]:
+def _hidden_bwd(residuals: HiddenResiduals | MaxoutResiduals, dy: Array, activation: Rule) -> tuple[Layer, Array]:
     if isinstance(residuals, MaxoutResiduals):
-        return maxout_bwd(residuals, dy)
+        dx, dw, db = maxout_bwd(residuals, dy)
+        return Layer(dw, db), dx
     (dz,) = activation.bwd(residuals.activation, dy)
-    return linear_bwd(residuals.linear, dz)
+    return _output_bwd(residuals.linear, dz)
+
+
+def _output_fwd(layer: Layer, x: ArrayLike) -> tuple[Array, LinearResiduals]:
+    return linear_fwd(x, *layer)
+
+
+def _output_bwd(residuals: LinearResiduals, dy: Array) -> tuple[Layer, Array]:
+    dx, dw, db = linear_bwd(residuals, dy)
+    return Layer(dw, db), dx

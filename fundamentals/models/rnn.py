@@ -18,6 +18,7 @@ from fundamentals.layers.linear import LinearResiduals, linear_bwd, linear_fwd
 from fundamentals.layers.recurrent import RnnResiduals, rnn_bwd, rnn_fwd
 from fundamentals.models.mlp import SOFTMAX_CROSS_ENTROPY, Layer
 from fundamentals.models.objective import mean_loss, mean_loss_and_gradient
+from fundamentals.models.stages import Stages, as_rule
 
 
 class Cell(NamedTuple):
@@ -35,11 +36,18 @@ class Params(NamedTuple):
     output: Layer
 
 
+class HeadResiduals(NamedTuple):
+    """What the output layer keeps."""
+
+    no_states: Array  # [0, B, T, H]: the shape of the last layer's states, in no bytes
+    output: LinearResiduals
+
+
 class RnnClassifierResiduals(NamedTuple):
     """What `rnn_classifier_bwd` needs. Each layer's states are the next layer's x: one array under `jit`."""
 
     cells: tuple[RnnResiduals, ...]
-    output: LinearResiduals
+    head: HeadResiduals
 
 
 def init(
@@ -102,11 +110,10 @@ def rnn_classifier_fwd(params: Params, x: ArrayLike) -> tuple[Array, RnnClassifi
     _checks.not_empty("rnn_classifier", "x", y.shape[1], "T")
     residuals = []
     for cell in params.cells:
-        h0 = jnp.zeros_like(y, shape=(y.shape[0], cell.b.shape[0]))
-        y, cell_residuals = rnn_fwd(y, h0, *cell)
+        y, cell_residuals = _cell_fwd(cell, y)
         residuals.append(cell_residuals)
-    logits, output_residuals = linear_fwd(y[:, -1], *params.output)
-    return logits, RnnClassifierResiduals(tuple(residuals), output_residuals)
+    logits, head = _head_fwd(params.output, y)
+    return logits, RnnClassifierResiduals(tuple(residuals), head)
 
 
 def rnn_classifier_bwd(residuals: RnnClassifierResiduals, dlogits: Array) -> tuple[Params, Array]:
@@ -115,13 +122,12 @@ def rnn_classifier_bwd(residuals: RnnClassifierResiduals, dlogits: Array) -> tup
     Derivation: the logits depend on the last state alone, so dy is 0 at every other step of the last layer, and rnn_bwd
     takes it from there. The states of a layer are the inputs of the next, whose dx is their dy.
     """
-    dlast, dw, db = linear_bwd(residuals.output, dlogits)
-    dy = jnp.zeros_like(residuals.cells[-1].y).at[:, -1].set(dlast)
+    doutput, dy = _head_bwd(residuals.head, dlogits)
     dcells = []
     for cell_residuals in reversed(residuals.cells):
-        dy, _, *dcell = rnn_bwd(cell_residuals, dy)
-        dcells.append(Cell(*dcell))
-    return Params(tuple(reversed(dcells)), Layer(dw, db)), dy
+        dcell, dy = _cell_bwd(cell_residuals, dy)
+        dcells.append(dcell)
+    return Params(tuple(reversed(dcells)), doutput), dy
 
 
 apply = rnn_classifier
@@ -147,6 +153,36 @@ def loss_and_gradient(
 ) -> tuple[Array, Params]:
     """(loss, dparams), equal to `jax.value_and_grad(loss)`, by hand from end to end. Arguments as for `loss`."""
     return mean_loss_and_gradient("rnn.loss", _MODEL, params, x, targets, loss_rule)
+
+
+def stages(params: Params) -> Stages:
+    """The network as a chain (see `models.stages`): each recurrent layer, over all steps, and the output layer.
+
+    `memory.checkpointed_scan` is for what one layer keeps of many steps.
+    """
+    _checks.instance("rnn.stages", "params", params, Params)
+    cell = as_rule(_cell_fwd, _cell_bwd)
+    return Stages((cell,) * len(params.cells) + (as_rule(_head_fwd, _head_bwd),), (*params.cells, params.output))
+
+
+def _cell_fwd(cell: Cell, x: Array) -> tuple[Array, RnnResiduals]:
+    return rnn_fwd(x, jnp.zeros_like(x, shape=(x.shape[0], cell.b.shape[0])), *cell)
+
+
+def _cell_bwd(residuals: RnnResiduals, dy: Array) -> tuple[Cell, Array]:
+    dx, _, *dcell = rnn_bwd(residuals, dy)
+    return Cell(*dcell), dx
+
+
+def _head_fwd(output: Layer, y: Array) -> tuple[Array, HeadResiduals]:
+    logits, residuals = linear_fwd(y[:, -1], *output)
+    return logits, HeadResiduals(y[None][:0], residuals)
+
+
+def _head_bwd(residuals: HeadResiduals, dlogits: Array) -> tuple[Layer, Array]:
+    dlast, dw, db = linear_bwd(residuals.output, dlogits)
+    dy = jnp.zeros(residuals.no_states.shape[1:], dlast.dtype).at[:, -1].set(dlast)
+    return Layer(dw, db), dy
 
 
 _MODEL = Rule(rnn_classifier, rnn_classifier_fwd, rnn_classifier_bwd)

@@ -22,6 +22,7 @@ from fundamentals.layers.linear import LinearResiduals, linear_bwd, linear_fwd
 from fundamentals.layers.normalization import LayerNormResiduals, layer_norm_bwd, layer_norm_fwd
 from fundamentals.models.mlp import SOFTMAX_CROSS_ENTROPY, Layer
 from fundamentals.models.objective import mean_loss, mean_loss_and_gradient
+from fundamentals.models.stages import Stages, as_rule
 
 ATTENTION = Rule(layers.attention, layers.attention_fwd, layers.attention_bwd)
 GELU = Rule(activations.gelu, activations.gelu_fwd, activations.gelu_bwd)
@@ -173,11 +174,9 @@ def transformer_encoder_fwd(
     """Keeps what each layer keeps: under `jit`, an array that two layers keep is one."""
     _checks.rule("transformer_encoder", "attention", attention)
     _checks.rule("transformer_encoder", "activation", activation)
-    _checks.positive_integers("transformer_encoder", heads=heads)
     _checks.instance("transformer_encoder", "params", params, Encoder)
     (y,) = _checks.arrays("transformer_encoder", x=(x, "B T M"))
-    if y.shape[2] % heads:
-        raise ValueError(f"transformer_encoder: heads is {heads}; expected a divisor of M = {y.shape[2]} from x")
+    _check_heads("transformer_encoder", heads, y.shape[2], "x")
     residuals = []
     for block in params.blocks:
         y, block_residuals = _block_fwd(block, y, heads, attention, activation)
@@ -198,18 +197,31 @@ def transformer_encoder_bwd(
     dy, *dnorm = layer_norm_bwd(residuals.norm, dy)
     dblocks = []
     for block_residuals in reversed(residuals.blocks):
-        dy, dblock = _block_bwd(block_residuals, dy, heads, attention, activation)
+        dblock, dy = _block_bwd(block_residuals, dy, heads, attention, activation)
         dblocks.append(dblock)
     return Encoder(tuple(reversed(dblocks)), Norm(*dnorm)), dy
+
+
+class EmbedResiduals(NamedTuple):
+    """What the input layer and the positions keep."""
+
+    inputs: LinearResiduals
+    no_positions: Array  # [L, 0]: how many positions the parameters have, in no bytes
+
+
+class AverageResiduals(NamedTuple):
+    """What the average and the output layer keep."""
+
+    no_vectors: Array  # [0, T, M]: how many are averaged, in no bytes
+    output: LinearResiduals
 
 
 class ClassifierResiduals(NamedTuple):
     """What `transformer_classifier_bwd` needs."""
 
-    inputs: LinearResiduals
-    no_positions: Array  # [L, 0]: how many positions the parameters have, in no bytes
+    embed: EmbedResiduals
     encoder: EncoderResiduals
-    output: LinearResiduals
+    average: AverageResiduals
 
 
 def transformer_classifier(
@@ -237,12 +249,10 @@ def transformer_classifier_fwd(
     """Keeps what each layer keeps. Not the encoder's output, whose mean is taken: its derivative is 1/T."""
     _checks.instance("transformer_classifier", "params", params, Classifier)
     (x,) = _checks.arrays("transformer_classifier", x=(x, "B T D"))
-    z, inputs = linear_fwd(x, *params.inputs)
-    z = z + first_positions("transformer_classifier", params.positions, z)
+    z, embed = _embed_fwd((params.inputs, params.positions), x)
     y, encoder = transformer_encoder_fwd(params.encoder, z, heads=heads, attention=attention, activation=activation)
-    mean = jnp.mean(y.astype(accumulation_dtype(y.dtype)), axis=1).astype(y.dtype)
-    logits, output = linear_fwd(mean, *params.output)
-    return logits, ClassifierResiduals(inputs, params.positions[:, :0], encoder, output)
+    logits, average = _average_fwd(params.output, y)
+    return logits, ClassifierResiduals(embed, encoder, average)
 
 
 def transformer_classifier_bwd(
@@ -253,15 +263,12 @@ def transformer_classifier_bwd(
     Derivation: the average of T vectors gives each of them 1/T of its cotangent. The positions are added to each of the
     B examples, so theirs is summed over B.
     """
-    dmean, *doutput = linear_bwd(residuals.output, dlogits)
-    batch, length, width = residuals.encoder.norm.x.shape
-    dy = jnp.broadcast_to((dmean / length)[:, None], (batch, length, width))
+    doutput, dy = _average_bwd(residuals.average, dlogits)
     dencoder, dz = transformer_encoder_bwd(
         residuals.encoder, dy, heads=heads, attention=attention, activation=activation
     )
-    dx, *dinputs = linear_bwd(residuals.inputs, dz)
-    dpositions = sum_positions(residuals.no_positions, dz)
-    return Classifier(Layer(*dinputs), dpositions, dencoder, Layer(*doutput)), dx
+    dembed, dx = _embed_bwd(residuals.embed, dz)
+    return Classifier(*dembed, dencoder, doutput), dx
 
 
 apply = transformer_classifier
@@ -305,6 +312,23 @@ def loss_and_gradient(
     """(loss, dparams), equal to `jax.value_and_grad(loss)`, by hand from end to end. Arguments as for `loss`."""
     model = _classifier(heads, attention, activation)
     return mean_loss_and_gradient("transformer.loss", model, params, x, targets, loss_rule)
+
+
+def stages(params: Classifier, *, heads: int, attention: Rule = ATTENTION, activation: Rule = GELU) -> Stages:
+    """The classifier as a chain (see `models.stages`): input layer and positions, each block, and what is after them.
+
+    Arguments as for `transformer_classifier`.
+    """
+    _checks.rule("transformer.stages", "attention", attention)
+    _checks.rule("transformer.stages", "activation", activation)
+    _checks.instance("transformer.stages", "params", params, Classifier)
+    _check_heads("transformer.stages", heads, params.positions.shape[1], "params")
+    block = as_rule(_block_fwd, _block_bwd, heads=heads, attention=attention, activation=activation)
+    blocks, norm = params.encoder
+    return Stages(
+        (as_rule(_embed_fwd, _embed_bwd), *[block] * len(blocks), as_rule(_head_fwd, _head_bwd)),
+        ((params.inputs, params.positions), *blocks, (norm, params.output)),
+    )
 
 
 def _classifier(heads: int, attention: Rule, activation: Rule) -> Rule:
@@ -354,7 +378,7 @@ def _block_fwd(params: Block, x: Array, heads: int, attention: Rule, activation:
 
 def _block_bwd(
     residuals: BlockResiduals, dy: Array, heads: int, attention: Rule, activation: Rule
-) -> tuple[Array, Block]:
+) -> tuple[Block, Array]:
     dh, *dnarrow = linear_bwd(residuals.narrow, dy)
     (dz,) = activation.bwd(residuals.activation, dh)
     dnormalized, *dhidden = linear_bwd(residuals.hidden, dz)
@@ -365,7 +389,7 @@ def _block_bwd(
     thirds = (d.reshape(dy.shape) for d in attention.bwd(residuals.attention, dattended.reshape(split)))
     dnormalized, dqkv, _ = linear_bwd(residuals.qkv, jnp.concatenate(list(thirds), axis=-1))  # without a bias
     dx, *dattention_norm = layer_norm_bwd(residuals.attention_norm, dnormalized)
-    return dy + dx, Block(
+    dblock = Block(
         Norm(*dattention_norm),
         dqkv,
         Layer(*doutput),
@@ -373,3 +397,50 @@ def _block_bwd(
         Layer(*dhidden),
         Layer(*dnarrow),
     )
+    return dblock, dy + dx
+
+
+def _embed_fwd(params: tuple[Layer, Array], x: Array) -> tuple[Array, EmbedResiduals]:
+    layer, positions = params
+    z, inputs = linear_fwd(x, *layer)
+    z = z + first_positions("transformer_classifier", positions, z)
+    return z, EmbedResiduals(inputs, positions[:, :0])
+
+
+def _embed_bwd(residuals: EmbedResiduals, dz: Array) -> tuple[tuple[Layer, Array], Array]:
+    dx, *dinputs = linear_bwd(residuals.inputs, dz)
+    return (Layer(*dinputs), sum_positions(residuals.no_positions, dz)), dx
+
+
+def _average_fwd(output: Layer, y: Array) -> tuple[Array, AverageResiduals]:
+    mean = jnp.mean(y.astype(accumulation_dtype(y.dtype)), axis=1).astype(y.dtype)
+    logits, residuals = linear_fwd(mean, *output)
+    return logits, AverageResiduals(y[:0], residuals)
+
+
+def _average_bwd(residuals: AverageResiduals, dlogits: Array) -> tuple[Layer, Array]:
+    dmean, *doutput = linear_bwd(residuals.output, dlogits)
+    _, length, width = residuals.no_vectors.shape
+    return Layer(*doutput), jnp.broadcast_to((dmean / length)[:, None], (dmean.shape[0], length, width))
+
+
+def _head_fwd(params: tuple[Norm, Layer], x: Array) -> tuple[Array, tuple[LayerNormResiduals, AverageResiduals]]:
+    norm, output = params
+    y, normalized = layer_norm_fwd(x, *norm)
+    logits, average = _average_fwd(output, y)
+    return logits, (normalized, average)
+
+
+def _head_bwd(
+    residuals: tuple[LayerNormResiduals, AverageResiduals], dlogits: Array
+) -> tuple[tuple[Norm, Layer], Array]:
+    normalized, average = residuals
+    doutput, dy = _average_bwd(average, dlogits)
+    dx, *dnorm = layer_norm_bwd(normalized, dy)
+    return (Norm(*dnorm), doutput), dx
+
+
+def _check_heads(function: str, heads: int, width: int, source: str) -> None:
+    _checks.positive_integers(function, heads=heads)
+    if width % heads:
+        raise ValueError(f"{function}: heads is {heads}; expected a divisor of M = {width} from {source}")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 from jax.flatten_util import ravel_pytree
+from oracles import fill
 from scripts import parse
 
 from experiments import batch_size, batch_size_verdicts, common, minibatches
@@ -30,7 +31,7 @@ SMALL = {
 
 
 def problem(sizes=(3, 12)):
-    return batch_size._problem(sizes[-1], list(sizes), ["0.1", "0.5"], ["4"], 1, 0)
+    return batch_size._problem(sizes[-1], list(sizes), ["0.1", "0.5"], ["6"], 1, 0)  # the network of `test_run`
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -65,16 +66,16 @@ def test_noise_with_gradients_that_are_not_the_mean_is_noticed(monkeypatch):
 
 def test_a_sum_that_is_a_mean_is_noticed(monkeypatch):
     with jax.enable_x64(True):
-        right = batch_size.compare_sum_and_mean(problem((72, 144)))
+        right = batch_size.compare_sum_and_mean(problem((48, 96)))  # the examples of `test_run`
         monkeypatch.setattr(minibatches, "summed_gradient", minibatches.mean_gradient)
-        wrong = batch_size.compare_sum_and_mean(problem((72, 144)))
+        wrong = batch_size.compare_sum_and_mean(problem((48, 96)))
     assert [v.holds for v in batch_size_verdicts._judge_sums(right)] == [True, True]
     assert right.first_step == pytest.approx(3, rel=1e-12)
     assert [v.holds for v in batch_size_verdicts._judge_sums(wrong)] == [False, False]
 
 
 def test_noise_level_and_gradients_of_every_draw(x64):
-    params = mlp.init(jax.random.key(0), (64, 4, 10), dtype=jnp.float64)
+    params = fill(lambda key: mlp.init(key, (64, 4, 10), dtype=jnp.float64))
     examples = problem((3, 6)).examples(jnp.float64)
     variance, full = minibatches.noise_level(params, examples)
     gradient = jax.jit(jax.grad(minibatches.loss))
@@ -96,7 +97,7 @@ def test_noise_level_and_gradients_of_every_draw(x64):
 
 
 def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(x64):
-    params = mlp.init(jax.random.key(0), (64, 2, 10), dtype=jnp.float64)
+    params = fill(lambda key: mlp.init(key, (64, 2, 10), dtype=jnp.float64), seed=1)  # of which none is as negative
     examples = problem((3, 6)).examples(jnp.float64)
     flat, unravel = ravel_pytree(params)
     hessian = jax.jit(jax.hessian(lambda leaf: minibatches.loss(unravel(leaf), *examples)))(flat)

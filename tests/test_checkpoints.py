@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from digits import PLAIN, history, train
+from scripts import parse
 
 from experiments import common, digit_progress, train_digits
 
@@ -101,24 +102,23 @@ def test_signals_leave_what_is_finished(tmp_path, monkeypatch, whole, number):
 
 
 def test_killed_run_resumes_bit_for_bit(tmp_path):
-    def command(folder, *more):
-        settings = {
-            "gradients": "hand",
-            "epochs": "60",
-            "hidden_sizes": "8",
-            "batch_size": "200",
-            "checkpoint_every": "1",
-            "activation": "tanh",
-        } | PLAIN
-        flags_ = [f"--{name}={value}" for name, value in settings.items()]
-        return [sys.executable, "-m", "experiments.train_digits", *flags_, f"--output_dir={folder}", *more]
-
-    def start(folder, *more):
-        return subprocess.Popen(command(folder, *more), cwd=ROOT, stdout=subprocess.DEVNULL)
-
+    settings = {
+        "gradients": "hand",
+        "epochs": "60",
+        "hidden_sizes": "8",
+        "batch_size": "200",
+        "checkpoint_every": "1",
+        "activation": "tanh",
+    } | PLAIN
     killed, whole = tmp_path / "killed", tmp_path / "whole"
+
+    def start(*more):
+        flags_ = [f"--{name}={value}" for name, value in settings.items()]
+        command = [sys.executable, "-m", "experiments.train_digits", *flags_, f"--output_dir={killed}", *more]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+
     checkpoint, epochs_seen = killed / "checkpoint.npz", set()
-    with start(whole) as reference, start(killed) as victim:
+    with start() as victim:
         while len(epochs_seen) < 3:  # one is written before the training
             assert victim.poll() is None
             if checkpoint.exists():
@@ -126,10 +126,10 @@ def test_killed_run_resumes_bit_for_bit(tmp_path):
             time.sleep(0.002)
         time.sleep(np.random.RandomState(os.getpid()).uniform(0, 0.02))  # anywhere in one of the next epochs
         victim.kill()
-        assert reference.wait(120) == 0
     assert victim.returncode == -signal.SIGKILL
     assert not (killed / "results.json").exists()
-    with start(killed, "--resume") as resumed:
+    with start("--resume") as resumed:
+        train_digits.run(**parse(train_digits, **settings, output_dir=whole))
         assert resumed.wait(120) == 0
     for name, array in arrays(whole).items():
         np.testing.assert_array_equal(arrays(killed)[name], array, err_msg=name)

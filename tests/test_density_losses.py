@@ -146,7 +146,7 @@ def test_gaussian_that_overflows_is_inf_not_nan():
 @pytest.mark.usefixtures("x64")
 def test_curvature_at_the_mean():
     # What keeps e^−s finite at a difference of 0 is not to take the second derivative, e^−2s, with it.
-    f = jax.hessian(lambda mean: losses.gaussian_nll(mean, jnp.array([-2.0]), jnp.array([3.0])))
+    f = jax.jit(jax.hessian(lambda mean: losses.gaussian_nll(mean, jnp.array([-2.0]), jnp.array([3.0]))))
     np.testing.assert_allclose(f(jnp.array([3.0])), [[np.exp(4.0)]], rtol=1e-14)
 
 

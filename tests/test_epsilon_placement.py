@@ -129,7 +129,7 @@ def test_verdicts_on_the_training(changed, fails):
 def test_an_adam_that_adds_to_epsilon_sees_the_units(monkeypatch):
     adam = optimizers.adam
     monkeypatch.setattr(optimizers, "adam", lambda eta, b1, b2, eps, eps_root: adam(eta, b1, b2, eps + 1e-9, eps_root))
-    _, identical = epsilon_placement.train(1e-3, 1e-8, 4, 1, 256, 0, jnp.float32)
+    _, identical = epsilon_placement.train(1e-3, 1e-8, 8, 8, 64, 0, jnp.float32)
     assert len(identical) == 4
     assert not any(identical.values())
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from digits import history, train
+from digits import DRAWN, few_digits, history, train
 from scripts import parse
 
 from experiments import common, digit_models, digit_progress, train_digits
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.mark.parametrize("loss", train_digits.LOSSES)
 def test_lockstep_holds_for_every_loss(tmp_path, loss):
-    verdicts = train(tmp_path, loss=loss, activation="gelu", initializer="he_normal")
+    verdicts = train(tmp_path, loss=loss, activation="gelu", **DRAWN)
     assert [v.holds for v in verdicts] == [True, True]
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["lockstep"]["steps"] == 8
@@ -32,21 +32,17 @@ def test_lockstep_holds_for_every_loss(tmp_path, loss):
     assert set(results["test"]) == {"hand", "autodiff"}
 
 
-MODELS = {
-    "cnn": {"hidden_sizes": "8,8", "initializer": "he_normal"},
-    "rnn": {"hidden_sizes": "5", "initializer": "xavier_uniform"},
-    "transformer": {
-        "hidden_sizes": "4",
-        "heads": "2",
-        "initializer": "xavier_uniform",
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_lockstep_holds_for_every_model(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("cnn", {"hidden_sizes": "8,8"}),
+        ("rnn", {"hidden_sizes": "5"}),
+        ("transformer", {"hidden_sizes": "4", "heads": "2"}),
+    ],
+)
+def test_lockstep_holds_for_every_model(tmp_path, monkeypatch, name, given):
     monkeypatch.undo()  # the figure is drawn, with parameters of every number
-    verdicts = train(tmp_path, **({"model": name, "epochs": "1", "batch_size": "600"} | MODELS[name]))
+    verdicts = train(tmp_path, model=name, epochs=1, batch_size=90, **given, **DRAWN)
     assert [v.holds for v in verdicts] == [True, True]
     assert json.loads((tmp_path / "results.json").read_text())["lockstep"]["steps"] == 2
 
@@ -80,8 +76,8 @@ def test_lockstep_notices_a_gradient_that_is_not_a_number(tmp_path, monkeypatch)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("gradients", ["hand", "autodiff"])
 def test_microbatches_train_as_the_batch_does(tmp_path, gradients):
-    for k in (1, 3):  # of 101, 101 and 99 examples
-        given = {"batch_size": "301", "gradients": gradients, "activation": "tanh", "initializer": "normal(0.3)"}
+    for k in (1, 3):  # of 16, 16 and 14 examples
+        given = {"batch_size": "46", "gradients": gradients, "activation": "tanh"} | DRAWN
         assert train(tmp_path / str(k), **given, num_microbatches=k) == []
     with np.load(tmp_path / "1" / "checkpoint.npz") as one, np.load(tmp_path / "3" / "checkpoint.npz") as three:
         for name in one:
@@ -91,7 +87,7 @@ def test_microbatches_train_as_the_batch_does(tmp_path, gradients):
 
 
 def test_lockstep_holds_in_microbatches_and_notices_a_wrong_gradient(tmp_path, monkeypatch):
-    given = {"num_microbatches": "4", "activation": "gelu", "initializer": "he_normal", "epochs": "1"}
+    given = {"num_microbatches": "4", "activation": "gelu", "epochs": "1"} | DRAWN
     assert [v.holds for v in train(tmp_path / "right", **given)] == [True, True]
     right = digit_models.mlp.loss_and_gradient
 
@@ -133,7 +129,7 @@ def test_every_verdict_fails_where_the_hand_gradient_climbs(tmp_path, monkeypatc
         return loss, jax.tree.map(jnp.negative, gradient)
 
     monkeypatch.setattr(digit_models.mlp, "loss_and_gradient", climbing)
-    verdicts = train(tmp_path, epochs=3, batch_size=32, target_accuracy="0.5", initializer="he_normal")
+    verdicts = train(tmp_path, epochs=3, batch_size=4, target_accuracy="0.5", **DRAWN)
     assert [v.holds for v in verdicts] == [False, False, False]
 
 
@@ -195,9 +191,9 @@ def test_target_accuracy_is_judged(tmp_path):
         {"gradients": "hand", "optimizer": "sgd", "activation": "maxout", "initializer": "orthogonal"},
         {"gradients": "autodiff", "optimizer": "rmsprop", "hidden_sizes": "", "initializer": "normal(0.01)"},
         {"gradients": "hand", "optimizer": "momentum", "activation": "tanh", "initializer": "xavier_uniform"},
-        {"gradients": "hand", "model": "cnn", "hidden_sizes": "3", "norm": "batch_norm", "batch_size": "600"},
+        {"gradients": "hand", "model": "cnn", "hidden_sizes": "3", "norm": "batch_norm", "batch_size": "90"},
         {"gradients": "hand", "model": "transformer", "hidden_sizes": "4", "tokens": "pixels", "attention": "blockwise"}
-        | {"batch_size": "600"},
+        | {"batch_size": "90"},
     ],
 )
 def test_other_settings(tmp_path, given):
@@ -225,7 +221,8 @@ def test_effective_flags_repeat_the_run(tmp_path):
     values = flags.FlagValues()
     train_digits.define_flags(values)
     values(["", *values.read_flags_from_files([f"--flagfile={tmp_path / 'a' / common.FLAGFILE}"])])
-    train_digits.run(**({name: values[name].value for name in values} | {"output_dir": tmp_path / "b"}))
+    with few_digits():
+        train_digits.run(**({name: values[name].value for name in values} | {"output_dir": tmp_path / "b"}))
     assert history(tmp_path / "b") == history(tmp_path / "a")
 
 
@@ -267,8 +264,8 @@ def test_bad_initializers(text):
     ("given", "message"),
     [
         ({"learning_rate": "nan"}, "learning_rate is nan; expected a number in"),
-        ({"batch_size": "5000"}, "--batch_size=5000 is more than the 1258 training examples"),
-        ({"num_microbatches": "301"}, "--num_microbatches=301 is more than --batch_size=300"),
+        ({"batch_size": "181"}, "--batch_size=181 is more than the 180 training examples"),
+        ({"num_microbatches": "46"}, "--num_microbatches=46 is more than --batch_size=45"),
         (
             {"model": "cnn", "norm": "batch_norm", "num_microbatches": "2"},
             "--num_microbatches=2 with --norm=batch_norm, which would normalize each microbatch by itself",

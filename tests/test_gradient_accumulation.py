@@ -16,7 +16,7 @@ from experiments.gradient_accumulation import Measured
 from experiments.microbatches import Epoch, Errors, Memory
 
 SMALL = {
-    "num_microbatches": "1,2,4", "examples": 12, "length": 5, "batch_size": 300, "hidden_sizes": "64",
+    "num_microbatches": "1,2,4", "examples": 9, "length": 5, "batch_size": 300, "hidden_sizes": "64",
     "microbatch_size": 256, "repeats": 2,
 }  # fmt: skip
 KS = [1, 2, 4]
@@ -27,7 +27,7 @@ def finished(tmp_path_factory):
     folder, errors, epochs = tmp_path_factory.mktemp("finished"), microbatches.errors, microbatches.epochs
 
     def of_images(problem, sizes, *, control):  # sequences take long to compile: they have a test of their own
-        return errors(problem, sizes, control=control) if problem.name == "MLP" else []
+        return errors(problem, sizes[:2], control=control) if problem.name == "MLP" else []
 
     def of_one(*args, sizes, **options):
         return epochs(*args, sizes=sizes[:1], **options)
@@ -47,7 +47,7 @@ def test_verdicts_hold(finished):
     assert [v.claim for v in verdicts if not v.holds] == []
     assert results["complete"]
     assert results["verdicts"] == [v._asdict() for v in verdicts]
-    assert [(e["problem"], e["k"]) for e in results["errors"]] == [("MLP", k) for k in KS]
+    assert [(e["problem"], e["k"]) for e in results["errors"]] == [("MLP", 1), ("MLP", 2)]
     assert [(e["k"], e["updates"], e["updates_of_small"]) for e in results["epochs"]] == [(2, 4, 8)]
     assert set(results["seconds"]) == {"1", "2", "4"}
     assert (folder / "gradient_accumulation.png").exists()
@@ -62,7 +62,10 @@ def test_earlier_results_are_not_overwritten_unless_told(finished):
 
 
 def test_the_language_model_in_two_microbatches(x64):
+    # Without blocks, which take long to compile and know nothing of microbatches.
     problem = microbatches.sequences(1, examples=6, length=5)
+    encoder = problem.params.encoder._replace(blocks=())
+    problem = problem._replace(params=problem.params._replace(encoder=encoder))
     (two,) = microbatches.errors(problem, [2], control=False)
     assert (two.k, len(two.counts), two.even) == (2, 2, None)
     assert two.counts[0] != two.counts[1]
@@ -70,7 +73,7 @@ def test_the_language_model_in_two_microbatches(x64):
     assert two.means > 1e-2
 
 
-def judge_errors():
+def judge_errors():  # the right programs are those of `finished`, compiled there
     found = microbatches.errors(microbatches.images(0, examples=9), [1, 2], control=True)
     return [v.holds for v in gradient_accumulation.judge(Measured(errors=found))]
 

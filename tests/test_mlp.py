@@ -9,7 +9,7 @@ from oracles import TOLERANCE, assert_slopes, fill, relative_error
 from fundamentals.catalogue import RULES
 from fundamentals.models import mlp
 
-ACTIVATIONS = ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "softmax"]
+ACTIVATIONS = ["relu", "silu", "softmax"]  # one that keeps its output, one its input, one that mixes entries
 LOSSES = ["softmax_cross_entropy", "squared_error", "binary_cross_entropy", "hinge"]
 
 
@@ -25,7 +25,7 @@ def problem(loss="softmax_cross_entropy", sizes=(7, 5, 3, 11), pieces=None, exam
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.usefixtures("x64")
-def test_gradient_for_every_activation(activation):
+def test_gradient_for_every_kind_of_activation(activation):
     params, x, targets = problem()
     rules = {"activation": RULES[activation].rule}
     found = jax.jit(lambda *a: mlp.loss_and_gradient(*a, **rules))(params, x, targets)
@@ -33,8 +33,7 @@ def test_gradient_for_every_activation(activation):
     assert relative_error(found, expected) <= TOLERANCE["float64"]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("pieces", [None, 3])
+@pytest.mark.parametrize(("loss", "pieces"), [*((loss, None) for loss in LOSSES), (LOSSES[0], 3)])
 @pytest.mark.usefixtures("x64")
 def test_gradient_for_every_loss(loss, pieces):
     params, x, targets = problem(loss, pieces=pieces)
@@ -88,11 +87,12 @@ def test_extra_leading_axes_are_examples():
 
 
 def test_init_shapes_keys_and_defaults():
-    params = mlp.init(jax.random.key(0), (64, 32, 10))
+    init = jax.jit(mlp.init, static_argnames=("sizes", "pieces"))
+    params = init(jax.random.key(0), sizes=(64, 32, 10))
     assert [layer.w.shape for layer in params] == [(64, 32), (32, 10)]
     assert not any(np.any(layer.b) for layer in params)
     assert abs(np.var(params[0].w) * 64 / 2 - 1) < 0.15  # He
-    w = mlp.init(jax.random.key(0), (5, 5, 5, 5), pieces=2)
+    w = jax.tree.map(np.asarray, init(jax.random.key(0), sizes=(5, 5, 5, 5), pieces=2))
     assert [layer.w.shape for layer in w] == [(2, 5, 5), (2, 5, 5), (5, 5)]
     drawn = [w[0].w[0], w[0].w[1], w[1].w[0], w[1].w[1], w[2].w]
     assert all(np.any(a != b) for i, a in enumerate(drawn) for b in drawn[:i])  # no key twice

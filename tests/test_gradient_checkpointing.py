@@ -13,12 +13,13 @@ from scripts import parse
 from experiments import (
     checkpointing_models,
     checkpointing_schedules,
+    checkpointing_verdicts,
     common,
     gradient_checkpointing,
     gradient_checkpointing_figures,
 )
 from experiments.checkpointing_schedules import Counted, Searched
-from experiments.gradient_checkpointing import Chain, Form, Measured, Promise, Recurrent
+from experiments.checkpointing_verdicts import Chain, Form, Measured, Promise, Recurrent
 from fundamentals.memory.checkpointing import dynamic_program, planning, schedules
 
 SMALL = {
@@ -106,7 +107,7 @@ def test_another_schedule_than_the_binomial_is_noticed(monkeypatch):
     monkeypatch.setattr(schedules, "binomial", lambda steps, c: checkpointing_schedules.bisect(0, steps, c - 1))
     counted = checkpointing_schedules.count(20, 5)
     assert counted.wrong > 0
-    assert [v.holds for v in gradient_checkpointing.judge(Measured(counted=counted))] == [False, False]
+    assert [v.holds for v in checkpointing_verdicts.judge(Measured(counted=counted))] == [False, False]
 
 
 def test_the_simulation_agrees_with_hand_counting():
@@ -216,14 +217,14 @@ def replaced(field, index, **fields):
     ],
 )
 def test_every_verdict_notices(measured, fails):
-    verdicts = gradient_checkpointing.judge(measured)
+    verdicts = checkpointing_verdicts.judge(measured)
     assert [i for i, verdict in enumerate(verdicts) if not verdict.holds] == fails
     assert len(verdicts) == 15
 
 
 def test_segments_that_others_beat_are_no_rivals():
-    assert [f.name for f in gradient_checkpointing.best_uniform(CHAIN.uniform)] == ["2"]
-    memory, again = gradient_checkpointing.against_uniform(CHAIN.uniform, CHAIN.forms[3:])
+    assert [f.name for f in checkpointing_verdicts.best_uniform(CHAIN.uniform)] == ["2"]
+    memory, again = checkpointing_verdicts.against_uniform(CHAIN.uniform, CHAIN.forms[3:])
     np.testing.assert_allclose((memory, again), (41 / 70, 0.1 / 0.2))
 
 

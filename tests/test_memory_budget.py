@@ -36,16 +36,16 @@ def test_training_in_a_budget_is_the_same(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(digit_models, "plans", lambda *args: calls.append((args, plans(*args))) or calls[-1][1])
     train(tmp_path / "free", **SMALL)
     assert (calls, json.loads((tmp_path / "free" / "results.json").read_text())["memory_plans"]) == ([], {})
-    train(tmp_path / "kept", **SMALL, memory_budget="140kB")
+    train(tmp_path / "kept", **SMALL, memory_budget="150kB")
     kept, free = ([[*record.values()] for record in history(tmp_path / run)] for run in ("kept", "free"))
     np.testing.assert_allclose(kept, free, rtol=1e-12)
     [((model, names, params, x, y, _), found)] = calls
     assert (names, x.shape) == (["autodiff"], (90, 64))
     gradient, plan = jax.jit(digit_models.gradients(model, 1, found)["autodiff"]), found["autodiff"]
-    assert temp_bytes(gradient.lower(params, x, y).compile()) <= plan.peak_bytes <= 140_000
+    assert temp_bytes(gradient.lower(params, x, y).compile()) <= plan.peak_bytes <= 150_000
     assert plan.time > 1  # nor would storing all have kept it
     results = json.loads((tmp_path / "kept" / "results.json").read_text())
-    recorded = {"budget": 140_000, "peak_bytes": plan.peak_bytes, "time": plan.time}
+    recorded = {"budget": 150_000, "peak_bytes": plan.peak_bytes, "time": plan.time}
     assert results["memory_plans"] == {"autodiff": recorded}
     assert f"autodiff: {plan.peak_bytes:,} bytes, {plan.time:.3f} × the FLOPs" in capsys.readouterr().out
 

@@ -48,7 +48,7 @@ def _frontier(axes: Axes, found: Any) -> None:
         style: dict[str, Any] = {"color": colour, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 3}
         axes.plot(*points.T, mark, markersize=5.5 if group == "planned" else 7.5, label=label, **style)
         if group not in ("planned", "stored"):
-            _name(axes, own, colour)
+            _name(axes, own, colour, [form for form in (*found.forms, *found.uniform) if form.group != group])
     axes.set(xscale="log", yscale="log", xlabel="temporary memory", ylabel="FLOPs, in those of storing all")
     _axes_of_bytes(axes, [form.temp_bytes for form in found.forms])
     top = max(form.time for form in found.forms)
@@ -60,8 +60,12 @@ def _frontier(axes: Axes, found: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _name(axes: Axes, forms: Sequence[Any], colour: str) -> None:
+def _name(axes: Axes, forms: Sequence[Any], colour: str, others: Sequence[Any]) -> None:
     """A name beside each mark, one for those that are in one place: where neither the frontier nor others are."""
+
+    def is_followed(memory: float, time: float) -> bool:
+        return any(1 < o.temp_bytes / memory < 1.3 and abs(o.time / time - 1) < 0.03 for o in others)
+
     places: dict[tuple[float, float], list[str]] = {}
     for form in forms:
         near = (p for p in places if abs(p[0] / form.temp_bytes - 1) < 0.01 and abs(p[1] / form.time - 1) < 0.01)
@@ -79,6 +83,8 @@ def _name(axes: Axes, forms: Sequence[Any], colour: str) -> None:
             style = {"xytext": (-7, -3), "ha": "right"}
         elif names[0] == LAYERS:
             words, style = words[:1], {"xytext": (0, 7), "ha": "center"}
+        elif place[1] > 1.1 and is_followed(*place):
+            style = {"xytext": (-4, -14), "ha": "center"}
         axes.annotate(", ".join(words), place, textcoords="offset points", fontsize=9, color=colour, zorder=4, **style)
 
 
@@ -113,7 +119,9 @@ def _predictions(axes: Axes, chains: Sequence[Any]) -> None:
     axes.set(xscale="log", xlabel="temporary memory")
     _axes_of_bytes(axes, [form.temp_bytes for found in chains for form in found.forms])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.legend(frameon=False, fontsize=9, loc="upper right")
+    lowest, highest = axes.get_ylim()
+    axes.set_ylim(lowest, highest + 0.2 * (highest - lowest))
+    axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=len(chains), columnspacing=1)
 
 
 def _axes_of_bytes(axes: Axes, sizes: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
 """Models of `gradient_checkpointing`: chains of stages (params_i, carry) → carry, and a long recurrent network.
 
-The shapes of chains are those in which checkpointing is used: an MLP and a transformer of equal stages, and a
-convolutional network whose early stages hold most of the memory and whose late ones cost as much to compute.
+The shapes of chains are those in which checkpointing is used: an MLP, one with dropout and a transformer, of equal
+stages, and a convolutional network whose early stages hold most of the memory and whose late ones cost as much.
 """
 
 import functools
@@ -17,7 +17,7 @@ from fundamentals.base import Array
 from fundamentals.memory.checkpointing.chains import Stage
 
 CLASSES = 10
-NAMES = ("mlp", "cnn", "transformer")
+NAMES = ("mlp", "dropout", "cnn", "transformer")
 
 
 class Layer(NamedTuple):
@@ -42,7 +42,7 @@ class Model(NamedTuple):
     name: str
     stages: tuple[Stage, ...]
     params: list[Any]
-    x: Array
+    x: Any  # the first carry
     labels: Array  # [B]
 
 
@@ -64,6 +64,19 @@ def convolve(p: Layer, x: Array, stride: int = 1) -> Array:
 
 
 halve = functools.partial(convolve, stride=2)
+
+
+def dropped(p: Layer, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    """A hidden layer beside an identity, with dropout: of each entry that is left out nothing is added."""
+    x, key = carry
+    key, own = jax.random.split(key)
+    kept = jax.random.bernoulli(own, 0.9, x.shape)
+    return x + jnp.where(kept, dense(p, x) / 0.9, jnp.zeros_like(x)), key
+
+
+def classify_carried(p: Layer, carry: tuple[Array, Array]) -> Array:
+    """Of a carry with a key."""
+    return classify(p, carry[0])
 
 
 def block(p: Block, x: Array) -> Array:
@@ -91,6 +104,13 @@ def mlp(rng: np.random.Generator, *, layers: int, batch: int) -> Model:
     width = 128
     sizes: list[tuple[int, ...]] = [*[(width, width)] * layers, (width, CLASSES)]
     return _model("mlp", (dense,) * layers + (classify,), sizes, (batch, width), rng)
+
+
+def dropout(rng: np.random.Generator, *, layers: int, batch: int) -> Model:
+    """The same beside identities, with dropout, whose key is handed on."""
+    plain = mlp(rng, layers=layers, batch=batch)
+    carry = plain.x, jax.random.key(int(rng.integers(2**32)))
+    return plain._replace(name="dropout", stages=(dropped,) * layers + (classify_carried,), x=carry)
 
 
 def cnn(rng: np.random.Generator, *, convolutions: int, batch: int) -> Model:

@@ -10,10 +10,11 @@ from the input, or from the inputs of some stages, the checkpoints. Compared are
     are cut after their matrix products;
   `jax.checkpoint` around each of √l segments, alone and with policies,
 
-on an MLP, a convolutional network whose resolutions halve, and a transformer, each with a loss of its own that planning
-knows nothing of. Memory is that of compiled programs' temporaries, without arguments and gradients. Time is FLOPs, in
-those of storing all; seconds are told, but not judged. Besides, a recurrent network of thousands of steps, and two
-schedules on paper: the binomial one against its formula, the dynamic program against all schedules there are.
+on an MLP, one with identities and dropout, a convolutional network whose resolutions halve, and a transformer, each
+with a loss of its own that planning knows nothing of. Memory is that of compiled programs' temporaries, without
+arguments and gradients. Time is FLOPs, in those of storing all; seconds are told, but not judged. Besides, a recurrent
+network of thousands of steps, and two schedules on paper: the binomial one against its formula, the dynamic program
+against all schedules there are.
 
 Expected:
   all gradients are the same, to rounding;
@@ -99,7 +100,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_enum("model", "all", names, "Of which the memory is measured.", **options)
     flags.DEFINE_integer("layers", 11, "Of the MLP, besides the last.", lower_bound=3, **options)
     flags.DEFINE_integer("convolutions", 2, "Of the convolutional network at each resolution.", **positive)
-    flags.DEFINE_integer("blocks", 4, "Of the transformer.", lower_bound=3, **options)
+    flags.DEFINE_integer(
+        "blocks",
+        4,
+        "Of the transformer, and layers of the MLP with dropout, besides the last.",
+        lower_bound=3,
+        **options,
+    )
     flags.DEFINE_integer("mlp_batch", 1024, "Examples.", **positive)
     flags.DEFINE_integer("cnn_batch", 4, "Examples.", **positive)
     flags.DEFINE_integer("transformer_batch", 8, "Examples.", **positive)
@@ -146,6 +153,7 @@ def run(
     folder = common.output_folder(output_dir, FILES, settings, overwrite=overwrite)
     makers: dict[str, Callable[..., Model]] = {
         "mlp": functools.partial(checkpointing_models.mlp, layers=layers, batch=mlp_batch),
+        "dropout": functools.partial(checkpointing_models.dropout, layers=blocks, batch=mlp_batch),
         "cnn": functools.partial(checkpointing_models.cnn, convolutions=convolutions, batch=cnn_batch),
         "transformer": functools.partial(checkpointing_models.transformer, blocks=blocks, batch=transformer_batch),
     }

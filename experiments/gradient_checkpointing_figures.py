@@ -23,10 +23,13 @@ GROUPS: dict[str, tuple[str, str, str]] = {  # colour, mark, label
 
 def draw(chains: Sequence[Any]) -> Figure:
     """For each chain time against memory; last, predicted against measured memory."""
-    rows = 2 if len(chains) == 3 else 1
-    columns = (len(chains) + 1) // rows
+    rows = 2 if len(chains) > 2 else 1
+    columns = -(-(len(chains) + 1) // rows)
     figure = Figure(figsize=(5.6 * columns, 4.4 * rows + 0.4), layout="constrained")
-    *own, last = np.ravel(figure.subplots(rows, columns))
+    panels = list(np.ravel(figure.subplots(rows, columns)))
+    own, last = panels[: len(chains)], panels[len(chains)]
+    for empty in panels[len(chains) + 1 :]:
+        empty.remove()
     for axes, found in zip(own, chains, strict=True):
         _frontier(axes, found)
     _predictions(last, chains)
@@ -106,7 +109,7 @@ def _predictions(axes: Axes, chains: Sequence[Any]) -> None:
     axes.set_title("Predicted memory, in that measured")
     axes.axhline(1, color="black", linewidth=0.8)
     axes.axhspan(0.9, 1.1, color="0.94", zorder=0)
-    for found, mark in zip(chains, ("o", "s", "^"), strict=False):
+    for found, mark in zip(chains, ("o", "s", "^", "D"), strict=False):
         forms = [form for form in found.forms if form.schedule is not None]
         for values, colour, name in (
             ([form.modelled for form in forms], SMALL, "added up"),

@@ -69,21 +69,24 @@ def test_the_recurrent_network(x64):
     assert (len(found.compile_short), len(found.compile_long)) == (1, 1)
 
 
-@pytest.mark.parametrize("name", ["cnn", "transformer"])
+@pytest.mark.parametrize("name", ["dropout", "cnn", "transformer"])
 def test_stages_go_together(name, x64):
-    sizes = {"cnn": {"convolutions": 1}, "transformer": {"blocks": 3}}[name]
+    sizes = {"dropout": {"layers": 3}, "cnn": {"convolutions": 1}, "transformer": {"blocks": 3}}[name]
     model = getattr(checkpointing_models, name)(np.random.default_rng(0), batch=3, **sizes)
-    assert len(model.stages) == len(model.params) == {"cnn": 5, "transformer": 4}[name]
+    assert len(model.stages) == len(model.params) == {"cnn": 5}.get(name, 4)
     carry, shapes = model.x, []
     for stage, p in zip(model.stages, model.params, strict=True):
         carry = jax.eval_shape(stage, p, carry)
-        shapes.append(carry.shape)
+        shapes.append(jax.tree.leaves(carry)[0].shape)
     expected = {
         "cnn": [(3, 32, 32, 8), (3, 16, 16, 16), (3, 8, 8, 32), (3, 4, 4, 64), (3, 10)],
         "transformer": [(3, 64, 64)] * 3 + [(3, 10)],
+        "dropout": [(3, 128)] * 3 + [(3, 10)],
     }
     assert shapes == expected[name]
-    assert {leaf.dtype for leaf in jax.tree.leaves((model.params, model.x, carry))} == {np.dtype(np.float64)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((model.params, jax.tree.leaves(model.x)[0], carry))} == {
+        np.dtype(np.float64)
+    }
 
 
 def test_the_loss_is_that_of_the_formula():
@@ -241,12 +244,12 @@ def test_an_interrupted_run_leaves_what_is_finished(tmp_path, monkeypatch):
         gradient_checkpointing.run(**parse(gradient_checkpointing, **SMALL | {"model": "all"}, output_dir=tmp_path))
     results = json.loads((tmp_path / "results.json").read_text())
     assert not results["complete"]
-    assert (len(results["chains"]), len(results["verdicts"]), results["recurrent"]) == (3, 15, None)
+    assert (len(results["chains"]), len(results["verdicts"]), results["recurrent"]) == (4, 16, None)
     assert (tmp_path / "gradient_checkpointing.png").exists()
 
 
 def test_the_figure_takes_one_chain_or_more():
-    for chains in ([CHAIN], [CHAIN, CHAIN._replace(uniform=())]):
+    for chains in ([CHAIN], [CHAIN, CHAIN._replace(uniform=())], [CHAIN] * 4):
         assert len(gradient_checkpointing_figures.draw(chains).axes) == len(chains) + 1
 
 

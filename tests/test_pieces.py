@@ -33,6 +33,12 @@ def with_key(p, carry):
     return jnp.where(mask, x @ p["w"], 0) * 2, key
 
 
+def mutable(p, x):
+    total = jax.new_ref(jnp.zeros_like(x))
+    total[...] = jnp.tanh(x @ p["w"])
+    return total[...] @ p["v"]
+
+
 def params():
     return {n: jnp.asarray(RNG.normal(size=s), jnp.float32) for n, s in
             (("w", (D, D)), ("v", (D, D)), ("b", (D,)), ("none", (2,)))}  # fmt: skip
@@ -50,6 +56,7 @@ CASES = {
     "loop": (lambda p, x: jax.lax.scan(lambda c, _: (jnp.tanh(c @ p["w"]), None), x, length=2)[0] * 2, X, 2),
     "key": (with_key, (X, jax.random.key(3)), 2),
     "parameters in the carry": (lambda p, x: (x @ p["w"], p["v"], 1.0), X, 1),
+    "mutable array": (mutable, X, 1),
     "two outputs that are one": (lambda p, x: (y := x @ p["w"], y, x), X, 1),
 }
 
@@ -84,7 +91,11 @@ def test_gradients_of_chains_of_pieces(schedule, x64):
     p, x = jax.tree.map(lambda a: a.astype(jnp.float64), ([P, P], X))
 
     def loss(apply):
-        return jax.jit(jax.grad(lambda p, x: jnp.sum(apply(p, x) ** 2), (0, 1)))(p, x)
+        scalar = lambda p, x: jnp.sum(apply(p, x) ** 2)  # noqa: E731
+        frozen = jax.grad(lambda b, x: scalar([{**p[0], "b": b}], x))  # all but a bias
+        return jax.jit(lambda p, x: (jax.grad(scalar, (0, 1))(p, x), jax.grad(scalar, 1)(p, x), frozen(p[0]["b"], x)))(
+            p, x
+        )
 
     def composition(p, x):  # tied: two stages with the same parameters
         return behind_jit(p[0], block(p[0], x))

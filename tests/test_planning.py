@@ -1,5 +1,6 @@
 """Plans: a budget that the compiled program keeps, what stages cost, plans as data."""
 
+import functools
 import re
 
 import jax
@@ -242,3 +243,34 @@ def test_stages_stay_whole_where_there_are_too_many_pieces(monkeypatch):
     monkeypatch.setattr(planning, "MOST_PIECES", 2 * LENGTH - 1)
     planning._known.cache_clear()
     assert plan(STAGES, PARAMS, X, max_time=1).pieces == (1,) * LENGTH
+
+
+def memory_of(function, *args):
+    return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+def residual(p, x):
+    return x + jnp.tanh(x @ p) @ p
+
+
+def test_tied_parameters_have_one_gradient():
+    # As large as eight of the states, and summed where it is computed: else there were one for each stage.
+    length, w, x = 4, jnp.ones((64, 64)), jnp.ones((8, 64))
+    found = plan([residual] * length, [w] * length, x, slots=1)
+
+    def loss(w, x):
+        return jnp.mean(chain([residual] * length, found)([w] * length, x) ** 2)
+
+    assert memory_of(jax.grad(loss), w, x) <= found.peak_bytes <= 3.5 * w.nbytes
+    expected = jax.jit(jax.grad(lambda w, x: jnp.mean(functools.reduce(lambda x, _: residual(w, x), range(4), x) ** 2)))
+    assert relative_error(jax.jit(jax.grad(loss))(w, x), expected(w, x)) <= 1e-5
+
+
+def test_no_gradient_of_frozen_parameters_is_computed():
+    length, ps, x = 4, [jnp.ones((64, 64))] * 4, jnp.ones((8, 64))
+    ps = [p + 0 for p in ps]  # not tied
+
+    def loss(ps, x):
+        return jnp.mean(chain([residual] * length, tuple((i,) for i in range(length)))(ps, x) ** 2)
+
+    assert memory_of(jax.grad(loss, 1), ps, x) <= ps[0].nbytes

@@ -22,7 +22,7 @@ what they carry. To do all of a group in a loop works, too, but keeps copies of 
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +30,23 @@ import jax.numpy as jnp
 from fundamentals import _checks
 from fundamentals.base import Array, ArrayTree, Rule, hand_derived, vary_together
 from fundamentals.memory.checkpointing import pieces
+from fundamentals.memory.checkpointing.cotangents import has_cotangent, is_zero, join, part, zeros
 from fundamentals.memory.checkpointing.pieces import Piece
 from fundamentals.memory.checkpointing.schedules import Schedule, check, stages_of
 
 Stage = Callable[[Any, Any], Any] | Rule
 """(params_i, carry) → carry: any JAX function, or a rule derived by hand."""
+
+
+class Operands(NamedTuple):
+    """What stages read, each array once; None in place of those that are in the other list."""
+
+    wanted: list[Any]  # have cotangents
+    frozen: list[Any]
+
+    def of(self, places: Sequence[int]) -> tuple[list[Any], list[Any]]:
+        """Those at some places."""
+        return [self.wanted[k] for k in places], [self.frozen[k] for k in places]
 
 
 def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
@@ -46,7 +58,8 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
 
     Args:
       stages: l functions of (params_i, carry), which return the next stage's carry: any pytree of arrays. Rules are
-        differentiated by hand, functions by autodiff. They may close over arrays, also such as are differentiated.
+        differentiated by hand, functions by autodiff. They may close over arrays, also such as are differentiated. Side
+        effects are repeated where a stage is computed again.
       schedule: a `Plan` for these stages, which may cut them into pieces; or nested tuples (see `schedules`) of stages.
 
     Returns:
@@ -75,7 +88,11 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
             raise ValueError(
                 f"chain: params has {len(params)} entries; expected one for each of {len(functions)} stages"
             )
-        params, x = vary_together((list(params), x))
+        leaves, structure = jax.tree.flatten(list(params))
+        tied = {id(leaf): leaf for leaf in leaves}  # parameters of several stages are one, whose gradient is summed
+        varying, x = vary_together((list(tied.values()), x))
+        tied = dict(zip(tied, varying, strict=True))
+        params = jax.tree.unflatten(structure, [tied[id(leaf)] for leaf in leaves])
         # Arrays that stages close over become operands: a custom_vjp may not close over what is differentiated.
         programs: list[Piece] = []
         carry = jax.eval_shape(lambda: x)
@@ -84,60 +101,73 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
             if len(found) != count:
                 raise ValueError(f"chain: stages[{i}] falls into {len(found)} pieces; expected {count}, as in the plan")
             programs += found
+        arrays = {id(value): value for program in programs for value in program.operands}
+        number = {key: k for k, key in enumerate(arrays)}
+        places = [[number[id(value)] for value in program.operands] for program in programs]
 
         @jax.custom_vjp
-        def run(operands: Any, x: list[Any]) -> list[Any]:
-            for i, program in enumerate(programs):
-                x = program.run(operands[i], x)
+        def run(arrays: list[Any], x: list[Any]) -> list[Any]:
+            for program, own in zip(programs, places, strict=True):
+                x = program.run([arrays[k] for k in own], x)
             return x
 
-        def fwd(operands: Any, x: ArrayTree) -> tuple[ArrayTree, Any]:
+        def fwd(arrays: list[Any], x: list[Any]) -> tuple[list[Any], Any]:
+            # What is frozen is not perturbed: no cotangents are computed for it.
+            operands = Operands(*part([leaf.value for leaf in arrays], [has_cotangent(leaf) for leaf in arrays]))
+            x = [leaf.value for leaf in x]
             y, kept = forward(nodes, operands, x, x)
             return y, (kept, operands, bits_of(y))
 
-        def bwd(residuals: Any, dy: ArrayTree) -> tuple[Any, ArrayTree]:
+        def bwd(residuals: Any, dy: list[Any]) -> tuple[list[Any], list[Any]]:
             kept, operands, bits = residuals
-            cotangents: dict[int, Any] = {}
-            dx = backward(nodes, kept, operands, dy, cotangents, [bits])
-            return [cotangents[i] for i in range(len(programs))], dx
+            totals: list[Any] = [None] * len(operands.wanted)
+            dy = [zeros(d.aval) if is_zero(d) else d for d in dy]
+            dx = backward(nodes, kept, operands, dy, totals, [bits])
+            return totals, dx
 
         def step(i: int, operands: list[Any], x: list[Any]) -> list[Any]:
             # What is prepared waits for the carry, too: all masks of a chain could be drawn before its first step.
             sources = [operands[j] for j in programs[i].prepared_from]
             return programs[i].run(operands, x, recompute_later(sources, bits_of(x)) if sources else [])
 
-        def forward(nodes: Schedule, operands: Any, x: ArrayTree, first: ArrayTree) -> tuple[ArrayTree, list[Any]]:
-            kept = []
+        def forward(nodes: Schedule, operands: Operands, x: list[Any], first: list[Any]) -> tuple[list[Any], list[Any]]:
+            kept: list[Any] = []
             for position, node in enumerate(nodes):
                 if isinstance(node, tuple):
                     kept.append(x if position else first)
                     for i in stages_of(node):
-                        x = step(i, operands[i], x)
+                        x = step(i, join(*operands.of(places[i])), x)
                 else:
-                    x, pullback = jax.vjp(functools.partial(step, node), operands[node], x)
+                    wanted, frozen = operands.of(places[node])
+
+                    def taped(wanted: list[Any], x: list[Any], node: int = node, frozen: Any = frozen) -> list[Any]:
+                        return step(node, join(wanted, frozen), x)
+
+                    x, pullback = jax.vjp(taped, wanted, x)
                     kept.append(pullback)
             return x, kept
 
         def backward(
-            nodes: Schedule, kept: list[Any], operands: Any, dy: ArrayTree, cotangents: dict[int, Any], done: list[Any]
-        ) -> ArrayTree:
+            nodes: Schedule, kept: list[Any], operands: Operands, dy: list[Any], totals: list[Any], done: list[Any]
+        ) -> list[Any]:
             for node, what in zip(reversed(nodes), reversed(kept), strict=True):
                 if isinstance(node, tuple):
                     dy = settle(dy, functools.reduce(jnp.bitwise_xor, done, bits_of(dy)))
                     x = recompute_later(what, bits_of(dy))
                     done.clear()  # what is computed from x comes after it, too
                     _, inner = forward(node, operands, x, what)  # a group in a group may start at the same checkpoint
-                    dy = backward(node, inner, operands, dy, cotangents, done)
+                    dy = backward(node, inner, operands, dy, totals, done)
                 else:
                     seed = bits_of(dy)
-                    cotangents[node], dy = what(dy)
-                    done.append(bits_of(cotangents[node], seed))
+                    own, dy = what(dy)
+                    for k, cotangent in zip(places[node], own, strict=True):
+                        if cotangent is not None:
+                            totals[k] = cotangent if totals[k] is None else totals[k] + cotangent
+                    done.append(bits_of([totals[k] for k in places[node]], seed))
             return dy
 
-        run.defvjp(fwd, bwd)
-        return jax.tree.unflatten(
-            jax.tree.structure(carry), run([program.operands for program in programs], jax.tree.leaves(x))
-        )
+        run.defvjp(fwd, bwd, symbolic_zeros=True)
+        return jax.tree.unflatten(jax.tree.structure(carry), run(list(arrays.values()), jax.tree.leaves(x)))
 
     return apply
 

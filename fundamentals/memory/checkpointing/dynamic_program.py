@@ -77,9 +77,8 @@ def solve(costs: Sequence[StageCost], input_bytes: int, memory: int, buckets: in
 
     tape, kept = ([_buckets(b, bucket, size) for b in sizes] for sizes in ([c.tape for c in costs], inputs[1:]))
     cost = np.full((length, length, size), np.inf)
-    after = np.full(
-        (length, length, size), np.inf
-    )  # cost[j, t] where the input of j is to be kept, too: the right side of (2)
+    # cost[j, t] where the input of j is to be kept, too: the right side of (2)
+    after = np.full((length, length, size), np.inf)
     choice = np.zeros((length, length, size), np.int16)
     total = np.concatenate([[0.0], np.cumsum([c.forward for c in costs])])
     for t in range(length):

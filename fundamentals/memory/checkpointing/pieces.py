@@ -75,6 +75,8 @@ def trace(stage: Callable[[Any, Any], Any], p: Any, carry: Any, *, cut: bool) ->
     if cut and any(_is_call(equation) for equation in closed.jaxpr.eqns):
         nested = closed
         closed = jax.make_jaxpr(lambda *args: _open(nested, jax.tree.leaves(args)))(shapes, carry)
+    # Mutable arrays are not handed on.
+    cut = cut and not any(hasattr(v.aval, "inner_aval") for e in closed.jaxpr.eqns for v in e.outvars)
     variables = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
     held = [*map(jnp.asarray, closed.consts), *jax.tree.leaves(p)]
     return _cut(closed.jaxpr, dict(zip(variables, held, strict=False)), variables[len(held) :], cut), result

@@ -138,11 +138,15 @@ def plan(
 
     Args:
       stages: l functions or rules, as for `chain`.
-      params: one entry for each; of arrays only shapes and dtypes matter (`jax.ShapeDtypeStruct` will do).
+      params: one entry for each; of arrays only shapes and dtypes matter (`jax.ShapeDtypeStruct` will do), and which of
+        them are one: those are taken to be tied.
       x: the first carry.
       budget: bytes, as a number or "64MiB", of temp memory (`compiled.memory_analysis().temp_size_in_bytes`) of the
-        gradient of a scalar function of the chain's output, on the present backend and with the present settings;
-        arguments and gradients are not counted. Candidates are compiled, from the fastest on, until one keeps it.
+        gradient of a scalar function of the chain's output by all parameters, or by these and the first carry, on the
+        present backend and with the present settings; arguments and gradients are not counted. (By fewer, it may need
+        more: where there are no arrays of gradients yet to be written, temporaries can't be put there. Nor are arrays
+        counted that stages close over and that are differentiated.) Candidates are compiled, from the fastest on, until
+        one keeps it.
       slots: c ≥ 1: as many checkpoints as the binomial schedule may have (Griewank & Walther 2000), for equal stages,
         which stay whole.
       max_time: FLOPs, in those of storing all, ≥ 1: the least memory that a candidate needs for that.
@@ -214,23 +218,38 @@ class _Problem:
         if len(params) != len(stages):
             raise ValueError(f"plan: params has {len(params)} entries; expected one for each of {len(stages)} stages")
         self.stages, self.loss, self.x = stages, loss, jax.eval_shape(lambda: x)
-        self.params = [jax.eval_shape(lambda p=p: p) for p in params]
+        # Parameters that are one array have one gradient. (Of shapes it is not known: each stands for an array.)
+        leaves, self.structure = jax.tree.flatten(list(params))
+        keys = [i if isinstance(leaf, jax.ShapeDtypeStruct) else ("tied", id(leaf)) for i, leaf in enumerate(leaves)]
+        arrays = dict(zip(keys, leaves, strict=True))
+        self.places = [list(arrays).index(key) for key in keys]
+        self.arrays = [jax.eval_shape(lambda leaf=leaf: leaf) for leaf in arrays.values()]
         whole = Pieces(store_all(len(stages)), (1,) * len(stages))
-        self.targets = jax.eval_shape(lambda params, x: _targets(chain(stages, whole)(params, x)), self.params, self.x)
+        own = self._params(self.arrays)
+        self.targets = jax.eval_shape(lambda params, x: _targets(chain(stages, whole)(params, x)), own, self.x)
         # Two questions about one chain compile its candidates once. What is remembered are numbers, by the program: a
         # stage that has changed is another, and what it closes over is not kept.
         program = jax.make_jaxpr(self._gradient(whole, True))
-        names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_device")
+        names = (
+            "jax_enable_x64",
+            "jax_default_matmul_precision",
+            "jax_default_device",
+            "jax_threefry_partitionable",
+        )
         settings = (str(getattr(jax.config, name)) for name in names)
-        key = (str(program(self.params, self.x, self.targets)), str(jax.tree.structure((params, x))), *settings)
+        key = (str(program(self.arrays, self.x, self.targets)), str(jax.tree.structure((params, x))), *settings)
         known = _known((*key, str(jax.devices()[0]), cut))
         if "costs" not in known:
-            costs, first = stage_costs(stages, self.params, self.x, cut=cut)
+            costs, first = stage_costs(stages, own, self.x, cut=cut)
             if sum(map(len, costs)) > max(MOST_PIECES, len(stages)):
-                costs, first = stage_costs(stages, self.params, self.x)
+                costs, first = stage_costs(stages, own, self.x)
             known["costs"] = tuple(map(len, costs)), tuple(itertools.chain(*costs)), first
         (self.pieces, self.costs, self.input_bytes), self.compiled = known["costs"], known.setdefault("compiled", {})
         self.everything = store_all(len(self.costs))
+
+    def _params(self, arrays: Sequence[Any]) -> list[Any]:
+        params: list[Any] = jax.tree.unflatten(self.structure, [arrays[k] for k in self.places])
+        return params
 
     @functools.cached_property
     def frontier(self) -> list[Schedule]:
@@ -269,7 +288,7 @@ class _Problem:
         key = (schedule, by_input)
         if key not in self.compiled:
             gradient = jax.jit(self._gradient(Pieces(schedule, self.pieces), by_input))
-            compiled = gradient.lower(self.params, self.x, self.targets).compile()
+            compiled = gradient.lower(self.arrays, self.x, self.targets).compile()
             self.compiled[key] = math.ceil(temp_bytes(compiled) * (1 + PACKING)) + SCALARS
         return int(self.compiled[key])
 
@@ -278,14 +297,14 @@ class _Problem:
         apply = chain(self.stages, schedule)
         assumed = _mean_of_squares if by_input else _cross_entropy
 
-        def value_and_gradient(params: Any, x: ArrayTree, targets: Any) -> Any:
-            def objective(params: Any, x: ArrayTree) -> Any:
-                y = apply(params, x)
+        def value_and_gradient(arrays: list[Any], x: ArrayTree, targets: Any) -> Any:
+            def objective(arrays: list[Any], x: ArrayTree) -> Any:
+                y = apply(self._params(arrays), x)
                 return self.loss(y) if self.loss else assumed(y, targets)
 
-            value, pullback = jax.vjp(objective, params, x)
-            dparams, dx = pullback(jnp.ones_like(value))
-            found = jax.tree.leaves((dparams, dx) if by_input else dparams)
+            value, pullback = jax.vjp(objective, arrays, x)
+            darrays, dx = pullback(jnp.ones_like(value))
+            found = jax.tree.leaves((darrays, dx) if by_input else darrays)
             return value, [g for g in found if g.dtype != jax.dtypes.float0]
 
         return value_and_gradient
@@ -376,7 +395,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _tuples(nodes: Any) -> Schedule:

@@ -15,7 +15,7 @@ between.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -27,10 +27,9 @@ from jax.interpreters import ad, batching, mlir
 from fundamentals import _checks
 from fundamentals.base import Array, ArrayLike, ArrayTree, accumulation_dtype, vary_together
 from fundamentals.memory.checkpointing import schedules
+from fundamentals.memory.checkpointing.cotangents import Leaves, has_cotangent, is_zero, join, part, zeros
 
 Carry = TypeVar("Carry")
-Leaves = list[Any]
-"""Of a pytree, in order; None for those that are elsewhere."""
 
 
 def checkpointed_scan(
@@ -154,15 +153,15 @@ def _differentiable(program: Any, carry_size: int, length: int, slots: int, reve
         carry: Leaves, x: tuple[Leaves, Leaves], constants: tuple[Leaves, Leaves]
     ) -> tuple[Leaves, Leaves, Callable[..., Any]]:
         """A step and its pullback (dcarry, dy) → (dcarry, dx, dθ)."""
-        numbers, others = _part(carry, float_carry)
+        numbers, others = part(carry, float_carry)
 
         def differentiated(numbers: Leaves, x_d: Leaves, constants_d: Leaves) -> Any:
-            carry, y = step(_join(numbers, others), _join(x_d, x[1]), _join(constants_d, constants[1]))
-            (carry_d, rest), (y_d, y_rest) = _part(carry, float_carry), _part(y, float_y)
+            carry, y = step(join(numbers, others), join(x_d, x[1]), join(constants_d, constants[1]))
+            (carry_d, rest), (y_d, y_rest) = part(carry, float_carry), part(y, float_y)
             return (carry_d, y_d), (rest, y_rest)
 
         (carry_d, y_d), pullback, (rest, y_rest) = jax.vjp(differentiated, numbers, x[0], constants[0], has_aux=True)
-        return _join(carry_d, rest), _join(y_d, y_rest), pullback
+        return join(carry_d, rest), join(y_d, y_rest), pullback
 
     @jax.custom_vjp
     def primal(carry: Leaves, xs: Leaves, constants: Leaves) -> tuple[Leaves, Leaves]:
@@ -171,11 +170,11 @@ def _differentiable(program: Any, carry_size: int, length: int, slots: int, reve
     def fwd(carry: Leaves, xs: Leaves, constants: Leaves) -> tuple[tuple[Leaves, Leaves], _Residuals]:
         # Data, and parameters that are frozen, are not perturbed: no cotangents are computed for them.
         parted_xs, parted_constants = (
-            _part([leaf.value for leaf in leaves], [_has_cotangent(leaf) for leaf in leaves])
+            part([leaf.value for leaf in leaves], [has_cotangent(leaf) for leaf in leaves])
             for leaves in (xs, constants)
         )
         carry, xs, constants = ([leaf.value for leaf in leaves] for leaves in (carry, xs, constants))
-        ys = [_zeros(type_, length) for type_ in y_types]
+        ys = [zeros(type_, length) for type_ in y_types]
 
         def advance(i: Array, state: tuple[Leaves, Leaves]) -> tuple[Leaves, Leaves]:
             carry, y = step(state[0], _row(xs, at(i)), constants)
@@ -193,22 +192,22 @@ def _differentiable(program: Any, carry_size: int, length: int, slots: int, reve
 
     def bwd(residuals: _Residuals, cotangents: tuple[Leaves, Leaves]) -> tuple[Leaves, Leaves, Leaves]:
         stack, xs, constants, pullback = residuals
-        dcarry = [_zeros(type_) if _is_zero(d) else d for d, type_ in zip(cotangents[0], carry_types, strict=True)]
-        dcarry = _part(dcarry, float_carry)[0]
-        dys = _part([None if _is_zero(d) else d for d in cotangents[1]], float_y)[0]
+        dcarry = [zeros(type_) if is_zero(d) else d for d, type_ in zip(cotangents[0], carry_types, strict=True)]
+        dcarry = part(dcarry, float_carry)[0]
+        dys = part([None if is_zero(d) else d for d in cotangents[1]], float_y)[0]
 
         def dy(i: Any) -> Leaves:
             """Rows of ys' cotangents; 0 where nothing depends on a y."""
             rows = _row(dys, at(i))
-            zeros = [_zeros(type_) if row is None else None for type_, row in zip(y_types, rows, strict=True)]
-            return _part(_join(rows, zeros), float_y)[0]
+            missing = [zeros(type_) if row is None else None for type_, row in zip(y_types, rows, strict=True)]
+            return part(join(rows, missing), float_y)[0]
 
         dcarry, dx, dconstants = pullback((dcarry, dy(length - 1)))
-        dxs = _with_row([None if x is None else _zeros(jax.typeof(x)) for x in xs[0]], dx, at(length - 1))
+        dxs = _with_row([None if x is None else zeros(jax.typeof(x)) for x in xs[0]], dx, at(length - 1))
         sums = [None if d is None else d.astype(accumulation_dtype(d.dtype)) for d in dconstants]
 
         def advance(i: Array, state: tuple[Leaves]) -> tuple[Leaves]:
-            return (step(state[0], _row(_join(*xs), at(i)), _join(*constants))[0],)
+            return (step(state[0], _row(join(*xs), at(i)), join(*constants))[0],)
 
         def reverse_step(k: Array, state: tuple[_Stack, Leaves, Leaves, Leaves]) -> Any:
             stack, dcarry, dxs, sums = state
@@ -297,24 +296,6 @@ def _cast(leaf: Any, type_: Any) -> Array:
     return x if x.dtype == type_.dtype else x.astype(type_.dtype)
 
 
-def _has_cotangent(leaf: Any) -> bool:
-    return leaf.perturbed and bool(jnp.issubdtype(leaf.value.dtype, jnp.inexact))
-
-
-def _is_zero(cotangent: Any) -> bool:
-    return isinstance(cotangent, jax.custom_derivatives.SymbolicZero)
-
-
-def _part(leaves: Leaves, flags: Sequence[bool]) -> tuple[Leaves, Leaves]:
-    """Leaves with a flag, and those without, None in place of the others: what is None is static."""
-    pairs = list(zip(leaves, flags, strict=True))
-    return [leaf if flag else None for leaf, flag in pairs], [None if flag else leaf for leaf, flag in pairs]
-
-
-def _join(some: Leaves, others: Leaves) -> Leaves:
-    return [b if a is None else a for a, b in zip(some, others, strict=True)]
-
-
 def _row(leaves: Leaves, i: Any) -> Leaves:
     return [None if leaf is None else jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False) for leaf in leaves]
 
@@ -324,13 +305,6 @@ def _with_row(leaves: Leaves, rows: Leaves, i: Any) -> Leaves:
         None if leaf is None else jax.lax.dynamic_update_index_in_dim(leaf, row, i, 0)
         for leaf, row in zip(leaves, rows, strict=True)
     ]
-
-
-def _zeros(type_: Any, *leading: int) -> Array:
-    """Of that type, with other axes before its own."""
-    axes = tuple(type_.manual_axis_type.varying)  # of shard_map's mesh, otherwise none
-    zeros = jnp.zeros((*leading, *type_.shape), type_.dtype)
-    return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
 
 
 def _once(leaves: Leaves) -> Leaves:

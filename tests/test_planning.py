@@ -274,3 +274,24 @@ def test_no_gradient_of_frozen_parameters_is_computed():
         return jnp.mean(chain([residual] * length, tuple((i,) for i in range(length)))(ps, x) ** 2)
 
     assert memory_of(jax.grad(loss, 1), ps, x) <= ps[0].nbytes
+
+
+@pytest.mark.parametrize(
+    ("stages", "params", "loss", "match"),
+    [
+        (layer, PARAMS, None, "plan: stages is of type function; expected a list or tuple of functions"),
+        (STAGES, dict(enumerate(PARAMS)), None, "plan: params is of type dict; expected a sequence of entries"),
+        (STAGES, PARAMS, 3, "plan: loss is of type int; expected a function of the chain's output"),
+        (STAGES, PARAMS, lambda y: jnp.sum(y, 0), r"plan: loss returns shape \[8\]; expected a scalar, \[\]"),
+    ],
+)
+def test_bad_problems(stages, params, loss, match):
+    with pytest.raises((TypeError, ValueError), match=match):
+        plan(stages, params, X, budget="1GiB", loss=loss)
+
+
+def test_bad_chains():
+    with pytest.raises(TypeError, match="chain: stages is of type function; expected a list or tuple of functions"):
+        chain(layer, (0,))
+    with pytest.raises(TypeError, match="chain: params is of type dict; expected a sequence of entries"):
+        chain([layer], (0,))({"w": PARAMS[0]}, X)

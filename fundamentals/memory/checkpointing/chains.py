@@ -73,6 +73,8 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
         don't fall into the pieces of the plan: they are others than it was made for.
       TypeError: a stage is neither a function nor a rule.
     """
+    if not isinstance(stages, list | tuple):
+        raise TypeError(f"chain: stages is of type {type(stages).__name__}; expected a list or tuple of functions")
     nodes: Schedule = getattr(schedule, "schedule", schedule)
     counts: Sequence[int] = getattr(schedule, "pieces", (1,) * len(stages))
     for i, stage in enumerate(stages):
@@ -88,6 +90,8 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
             raise ValueError(
                 f"chain: params has {len(params)} entries; expected one for each of {len(functions)} stages"
             )
+        if isinstance(params, dict | str):
+            raise TypeError(f"chain: params is of type {type(params).__name__}; expected a sequence of entries")
         leaves, structure = jax.tree.flatten(list(params))
         tied = {id(leaf): leaf for leaf in leaves}  # parameters of several stages are one, whose gradient is summed
         varying, x = vary_together((list(tied.values()), x))

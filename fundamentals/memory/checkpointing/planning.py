@@ -157,10 +157,12 @@ def plan(
         which takes more of both, memory and time, but is what textbooks do.
 
     Candidates are some of the schedules on the dynamic program's frontier, and those of textbooks. A larger budget
-    never gives a slower plan, nor one of lower peak.
+    never gives a slower plan, nor one of lower peak. Of other shapes than it was made for, a plan promises nothing.
 
     Raises:
-      ValueError: not one of the three is given, a budget can't be read or kept: then it names the least that can.
+      ValueError: not one of the three is given, a budget can't be read or kept: then it names the least that can; the
+        loss is no scalar, or params has not one entry for each stage.
+      TypeError: stages, params or the loss are of another kind.
 
     Reference: Beaumont et al. 2024 for the dynamic program, over FLOPs of the compiled stages.
     """
@@ -168,7 +170,7 @@ def plan(
     if sum(value is not None for value in given.values()) != 1:
         named = [name for name, value in given.items() if value is not None]
         raise ValueError(f"plan: {' and '.join(named) or 'nothing'} given; expected one of budget, slots and max_time")
-    problem = _Problem(tuple(stages), params, x, loss, cut=cut and slots is None)
+    problem = _Problem(stages, params, x, loss, cut=cut and slots is None)
     if slots is not None:
         return problem.plan(binomial(len(stages), slots))
     if max_time is not None:
@@ -193,7 +195,7 @@ def pareto(
     Arguments are those of `plan`. As measured: candidates whose compiled program needs no less than that of a faster
     one are left out.
     """
-    problem = _Problem(tuple(stages), params, x, loss, cut=cut)
+    problem = _Problem(stages, params, x, loss, cut=cut)
     found: list[Plan] = []
     for schedule in problem.candidates:
         candidate = problem.plan(schedule)
@@ -213,10 +215,16 @@ class _Problem:
     """Stages at shapes: their costs, candidates, and what has been compiled."""
 
     def __init__(
-        self, stages: tuple[Stage, ...], params: Sequence[Any], x: ArrayTree, loss: Loss | None, *, cut: bool
+        self, stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree, loss: Loss | None, *, cut: bool
     ) -> None:
+        if not isinstance(stages, list | tuple):
+            raise TypeError(f"plan: stages is of type {type(stages).__name__}; expected a list or tuple of functions")
         if len(params) != len(stages):
             raise ValueError(f"plan: params has {len(params)} entries; expected one for each of {len(stages)} stages")
+        if isinstance(params, dict | str):
+            raise TypeError(f"plan: params is of type {type(params).__name__}; expected a sequence of entries")
+        if not (loss is None or callable(loss)):
+            raise TypeError(f"plan: loss is of type {type(loss).__name__}; expected a function of the chain's output")
         self.stages, self.loss, self.x = stages, loss, jax.eval_shape(lambda: x)
         # Parameters that are one array have one gradient. (Of shapes it is not known: each stands for an array.)
         leaves, self.structure = jax.tree.flatten(list(params))
@@ -300,7 +308,10 @@ class _Problem:
         def value_and_gradient(arrays: list[Any], x: ArrayTree, targets: Any) -> Any:
             def objective(arrays: list[Any], x: ArrayTree) -> Any:
                 y = apply(self._params(arrays), x)
-                return self.loss(y) if self.loss else assumed(y, targets)
+                found = self.loss(y) if self.loss else assumed(y, targets)
+                if jnp.shape(found) != ():
+                    raise ValueError(f"plan: loss returns shape {list(jnp.shape(found))}; expected a scalar, []")
+                return found
 
             value, pullback = jax.vjp(objective, arrays, x)
             darrays, dx = pullback(jnp.ones_like(value))

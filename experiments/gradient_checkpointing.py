@@ -19,7 +19,7 @@ against all schedules there are.
 Expected:
   all gradients are the same, to rounding;
   a budget of bytes is kept, and the memory of a plan is as predicted; more memory never means more time;
-  recomputing once costs at most one more forward pass, less than a third of FLOPs, and memory falls to a fraction;
+  recomputing once costs at most one more forward pass, about a third of FLOPs, and memory falls to a fraction;
   where stages are unlike, equal segments waste memory: a plan needs at most 0.6 of it in their time, or half of the
     recomputation in their memory;
   whatever has been tried else, segments, binomial schedules or policies: in its memory, a plan takes no more FLOPs;

@@ -117,7 +117,7 @@ class Plan(NamedTuple):
             first = "tape" if i in taped else "keep input" if i in heads else "–"
             lines.append(f"{name:>6}  {first:<12} {counted[i]:>7}×  {_show(cost.tape):>10}  {_show(cost.output):>10}")
         lines.append(
-            f"peak {_show(self.peak_bytes)} compiled, {_show(self.modelled_bytes)} modelled, no schedule below "
+            f"peak {_show(self.peak_bytes)} compiled, {_show(self.modelled_bytes)} modelled, none modelled below "
             f"{_show(self.lower_bound)}; {self.forward_evaluations} forward evaluations, {self.time:.3f} × the FLOPs"
         )
         return "\n".join(lines)
@@ -190,7 +190,7 @@ def plan(
 def pareto(
     stages: Sequence[Stage], params: Sequence[Any], x: ArrayTree, *, loss: Loss | None = None, cut: bool = True
 ) -> tuple[Plan, ...]:
-    """The frontier of time and memory, the fastest plan first: each of the others needs less memory, and more time.
+    """The frontier of time and memory, the fastest plan first: each of the others needs less memory, and no less time.
 
     Arguments are those of `plan`. As measured: candidates whose compiled program needs no less than that of a faster
     one are left out.

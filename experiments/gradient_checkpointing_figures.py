@@ -27,12 +27,11 @@ def draw(chains: Sequence[Any]) -> Figure:
     columns = -(-(len(chains) + 1) // rows)
     figure = Figure(figsize=(5.6 * columns, 4.4 * rows + 0.4), layout="constrained")
     panels = list(np.ravel(figure.subplots(rows, columns)))
-    own, last = panels[: len(chains)], panels[len(chains)]
-    for empty in panels[len(chains) + 1 :]:
-        empty.remove()
+    own, last, spare = panels[: len(chains)], panels[len(chains)], panels[len(chains) + 1 :]
     for axes, found in zip(own, chains, strict=True):
         _frontier(axes, found)
     _predictions(last, chains)
+    _legend(last, spare[0] if spare else None, len(chains))
     for axes in (*own, last):
         axes.spines[["top", "right"]].set_visible(False)
     handles = {label: handle for axes in own for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -122,9 +121,17 @@ def _predictions(axes: Axes, chains: Sequence[Any]) -> None:
     axes.set(xscale="log", xlabel="temporary memory")
     _axes_of_bytes(axes, [form.temp_bytes for found in chains for form in found.forms])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+
+
+def _legend(axes: Axes, spare: Axes | None, columns: int) -> None:
+    """In the panel that is left over, or above the points."""
+    if spare:
+        spare.axis("off")
+        spare.legend(*axes.get_legend_handles_labels(), frameon=False, loc="upper left")
+        return
     lowest, highest = axes.get_ylim()
     axes.set_ylim(lowest, highest + 0.2 * (highest - lowest))
-    axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=len(chains), columnspacing=1)
+    axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=columns, columnspacing=1)
 
 
 def _axes_of_bytes(axes: Axes, sizes: Sequence[int]) -> None:

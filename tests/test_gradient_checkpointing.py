@@ -250,7 +250,8 @@ def test_an_interrupted_run_leaves_what_is_finished(tmp_path, monkeypatch):
 
 def test_the_figure_takes_one_chain_or_more():
     for chains in ([CHAIN], [CHAIN, CHAIN._replace(uniform=())], [CHAIN] * 4):
-        assert len(gradient_checkpointing_figures.draw(chains).axes) == len(chains) + 1
+        shown = [axes for axes in gradient_checkpointing_figures.draw(chains).axes if axes.axison]
+        assert len(shown) == len(chains) + 1
 
 
 def test_other_settings_are_back_after_planning():

@@ -71,7 +71,7 @@ def chain(stages: Sequence[Stage], schedule: Any) -> Callable[[Any, Any], Any]:
     Raises:
       ValueError: the schedule is not one of so many stages; or, by apply, params has not one entry for each, or stages
         don't fall into the pieces of the plan: they are others than it was made for.
-      TypeError: a stage is neither a function nor a rule.
+      TypeError: stages is no list or tuple, a stage neither a function nor a rule, or params a dict.
     """
     if not isinstance(stages, list | tuple):
         raise TypeError(f"chain: stages is of type {type(stages).__name__}; expected a list or tuple of functions")
@@ -210,7 +210,8 @@ def segment_checkpoint(
 def bits_of(tree: ArrayTree, seed: Array | int = 0) -> Array:
     """A number that nobody knows before the arrays of a tree are computed: bits of one entry of each.
 
-    Which entry depends on other bits. Of a fixed one XLA would compute that entry alone, and the array at its leisure.
+    Which entry depends on other bits: of a fixed one a compiler could compute that entry alone, and the array at its
+    leisure. (XLA for the CPU has not been seen to.)
     """
     seed = jnp.asarray(seed, jnp.uint32)
     bits = jnp.zeros((), jnp.uint32)

@@ -50,7 +50,8 @@ MOST_PIECES = 200
 
 PACKING = 0.05
 """What is added to the memory of a compiled program, since XLA packs buffers by rules of thumb: of 248 programs with
-other losses, by other arguments, with the value and without, 10 needed more than the plan's, the most 4.9 %."""
+other losses, with the first carry's gradient and without, with the value and without, 10 needed more than the plan's,
+the most 4.9 %."""
 
 SCALARS = 512
 """Bytes for numbers that a loss makes on its way: sums, counts, rates."""

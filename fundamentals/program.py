@@ -13,22 +13,25 @@ Loops stay single equations, but for scans of at most `unroll` steps, of which e
 are JAX's own (`jax.extend.core`): `Primitive.bind(*operands, **equation.params)` evaluates one.
 
 `count` goes through a program without evaluating it: how many matrix products does it ask for, and how many would be
-left if no value was computed twice? The difference is recomputation.
+left if no value was computed twice? The difference is recomputation. What an equation costs is said in `_flops`.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core, source_info_util
 
+from fundamentals import _flops
 from fundamentals.base import Array
 
 # Calls that are replaced by the program that they hold. Not shard_map, whose program sees other shapes.
-_CALLS = {"jit", "closed_call", "eval_jaxpr", "remat2", "custom_jvp_call", "custom_vjp_call"}  # remat2: jax.checkpoint
+PLAIN_CALLS = {"jit", "closed_call", "eval_jaxpr", "remat2"}  # remat2: jax.checkpoint
+CUSTOM_CALLS = {"custom_jvp_call", "custom_vjp_call"}  # with a derivative that their author gave
+_CALLS = PLAIN_CALLS | CUSTOM_CALLS
 
 # Operations entry by entry, which take operands of size 1 along an axis, or no axes at all, and broadcast them.
 _BROADCASTING = {
@@ -43,16 +46,56 @@ RECOMPUTE_LATER = "recompute_later"
 _LOOKED_INTO = 100_000
 
 
+class Operation(NamedTuple):
+    """All equations of one primitive in a program, by the convention of `Counts`."""
+
+    times: int  # how often it is evaluated
+    flops: int  # of all evaluations together
+    matmuls: int = 0  # of all evaluations together
+    counted: bool = True  # whether it is known how many FLOPs it takes; 0 stands for those that are not
+
+
 class Counts(NamedTuple):
-    """The matrix products of a program, convolutions among them.
+    """The matrix products of a program, convolutions among them, and all of its operations.
 
     What has no axis to sum over, or gives a single number, is no matrix product: compilers multiply and add there.
+
+    Each step of a loop counts, and of a branch the most expensive case; `while` loops, whose steps nobody knows, count
+    once. FLOPs are 2·m·n·k for a product of matrices [m, k] and [k, n], likewise for convolutions; 1 for each entry of
+    the result of arithmetic entry by entry, be it a sum or a tanh; 1 for each entry that a reduction is given; and 0
+    for what moves, chooses, converts or compares entries, or computes with integers. `str` is a table to read.
     """
 
-    matmuls: int  # each step of a loop counts, and of a branch the most expensive case; `while` loops count once
-    flops: int  # of all products, 2 for a multiplication and its addition
+    matmuls: int
+    flops: int  # of all products
     distinct: int  # matmuls that are left where equal operations on equal values are merged
     opaque: tuple[str, ...]  # equations with matmuls inside that were not seen: "while, file.py:12 (function)"
+    operations: Mapping[str, Operation]  # by the primitive's name, the most FLOPs first
+
+    @property
+    def all_flops(self) -> int:
+        """Of all operations, not of products alone."""
+        return sum(operation.flops for operation in self.operations.values())
+
+    def __str__(self) -> str:
+        times = sum(operation.times for operation in self.operations.values())
+        rows = [(name, found.times, found.flops, found.matmuls) for name, found in self.operations.items()]
+        rows.append(("total", times, self.all_flops, self.matmuls))
+        texts = [(name, *(f"{number:,}" for number in numbers)) for name, *numbers in rows]
+        uncounted = [name for name, found in self.operations.items() if not found.counted]
+        texts = [(*row[:2], "–" if row[0] in uncounted else row[2], row[3]) for row in texts]
+        head = ("operation", "times", "FLOPs", "matmuls")
+        widths = [max(len(row[i]) for row in [head, *texts]) for i in range(len(head))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))])
+            for row in [head, *texts]
+        ]
+        rule = "─" * len(lines[0])
+        notes = [f"–: not counted: {', '.join(uncounted)}"] if uncounted else []
+        repeated = self.matmuls - self.distinct
+        notes += [f"matmuls that repeat others: {repeated:,}"] if repeated else []
+        notes += [f"seen as a whole: {where}" for where in self.opaque]
+        return "\n".join([lines[0], rule, *lines[1:-1], *([rule] if lines[1:-1] else []), lines[-1], *notes])
 
 
 class Program(NamedTuple):
@@ -150,7 +193,7 @@ def _flat(jaxpr: Any, constants: Sequence[Any], operands: Sequence[Any], unroll:
         info = equation.source_info if caller is None or line(equation) else caller
         with source_info_util.user_context(info.traceback):
             if equation.primitive.name in _CALLS:
-                return _flat(*_body(equation), operands, unroll, info)
+                return _flat(*held(equation), operands, unroll, info)
             if equation.primitive.name == "scan" and equation.params["length"] <= unroll:
                 return _unrolled(equation, operands, unroll, info)
             return execute(equation, _broadcast(equation, operands))
@@ -172,17 +215,17 @@ def _broadcast(equation: core.JaxprEqn, operands: list[Any]) -> list[Any]:
     ]
 
 
-def _body(equation: core.JaxprEqn) -> tuple[Any, Sequence[Any]]:
+def held(equation: core.JaxprEqn) -> tuple[Any, Sequence[Any]]:
     """The one program that a call or a scan holds, and its constants; versions of JAX name it differently."""
-    (held,) = (value for value in equation.params.values() if isinstance(value, core.ClosedJaxpr | core.Jaxpr))
-    return (held.jaxpr, held.consts) if isinstance(held, core.ClosedJaxpr) else (held, ())
+    (inner,) = (value for value in equation.params.values() if isinstance(value, core.ClosedJaxpr | core.Jaxpr))
+    return (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
 
 
 def _unrolled(equation: core.JaxprEqn, operands: list[Any], unroll: int, info: Any) -> list[Any]:
     """A scan, step by step."""
-    body, constants = _body(equation)
+    body, constants = held(equation)
     length = equation.params["length"]
-    whole, carried = _whole_and_carried(equation, body)
+    whole, carried = whole_and_carried(equation, body)
     fixed, state, sequences = operands[: whole - carried], operands[whole - carried : whole], operands[whole:]
     emitted: list[list[Array]] = [[] for _ in range(length)]
     steps = range(length)
@@ -193,7 +236,7 @@ def _unrolled(equation: core.JaxprEqn, operands: list[Any], unroll: int, info: A
     return [*state, *(jnp.stack(column) for column in zip(*emitted, strict=True))]
 
 
-def _whole_and_carried(equation: core.JaxprEqn, body: Any) -> tuple[int, int]:
+def whole_and_carried(equation: core.JaxprEqn, body: Any) -> tuple[int, int]:
     """How many operands of a scan are constants or state, and how many are state. It shows in their shapes: versions of
     JAX name the counts differently.
     """
@@ -220,14 +263,24 @@ def count(jaxpr: core.ClosedJaxpr) -> Counts:
     return ledger.total(ledger.enter(jaxpr.jaxpr, jaxpr.consts, inputs, None))
 
 
+class _Work(NamedTuple):
+    """What an equation asks for."""
+
+    matmuls: int
+    flops: int  # of products
+    operations: Mapping[str, Operation]  # its own, or those that it holds
+    opaque: tuple[int, str] | None  # if they are inside: which equation, and what to call it
+
+
+_NOTHING = _Work(0, 0, {}, None)
+
+
 class _Record(NamedTuple):
     """An equation, at one step of every loop around it."""
 
     number: int  # shared by all that compute the same
     operands: Sequence[int]
-    matmuls: int
-    flops: int
-    opaque: tuple[int, str] | None  # which equation, and what to call it
+    work: _Work
     twins: list[int]  # the records of the same equation at the other steps
 
 
@@ -242,7 +295,7 @@ class _Ledger:
         self.stacks: dict[int, list[int]] = {}  # a value that a scan has stacked → those of its steps
         self.shards: dict[int, tuple[int, str]] = {}  # a result of shard_map → what it is on a device, and its spec
         self.twins: dict[Any, list[int]] = {}
-        self.known: dict[int, tuple[core.JaxprEqn, int, int, int, Any]] = {}  # what never changes about an equation
+        self.known: dict[int, tuple[core.JaxprEqn, int, _Work]] = {}  # what never changes about an equation
         self.effects: list[int] = []  # records that are needed whatever the results are
         self.left = _LOOKED_INTO
 
@@ -280,7 +333,7 @@ class _Ledger:
             return operands[: len(equation.outvars)]
         inner = None if path is None else self.number(("inside", path, id(equation)))
         if name in _CALLS:
-            return self.enter(*_body(equation), operands, inner)
+            return self.enter(*held(equation), operands, inner)
         if name == "shard_map":
             return self.on_devices(equation, operands, inner)
         if name == "scan":
@@ -295,27 +348,27 @@ class _Ledger:
         if id(equation) not in self.known:  # the equation is kept as well: another one must not get its id
             unique = id(equation) if equation.effects else 0
             code = self.number((equation.primitive.name, unique, _comparable(equation.params)))
-            self.known[id(equation)] = (equation, code, *_work(equation))
-        _, code, matmuls, flops, opaque = self.known[id(equation)]
+            self.known[id(equation)] = (equation, code, _work(equation))
+        _, code, work = self.known[id(equation)]
         number = self.number((code, *(self.classes[x] for x in operands)))
         self.effects += [len(self.records)] if equation.effects else []
         twin = None if path is None else (path, id(equation))
-        return self.make(number, operands, len(equation.outvars), matmuls, flops, opaque, twin)
+        return self.make(number, operands, len(equation.outvars), work, twin)
 
     def make(
-        self, number: int, operands: Sequence[int], results: int, matmuls: int, flops: int, opaque: Any, twin: Any
+        self, number: int, operands: Sequence[int], results: int, work: _Work = _NOTHING, twin: Any = None
     ) -> list[int]:
         """The values of so many results of a new record."""
         index = len(self.records)
         twins = [] if twin is None else self.twins.setdefault(twin, [])
         twins.append(index)
-        self.records.append(_Record(number, operands, matmuls, flops, opaque, twins))
+        self.records.append(_Record(number, operands, work, twins))
         return [self.value((number, "result", i), index) for i in range(results)]
 
     def unroll(self, equation: core.JaxprEqn, operands: list[int], inner: int | None) -> list[int]:
         """A scan, step by step; `inner` is its path if it is inside another."""
-        body, constants = _body(equation)
-        whole, carried = _whole_and_carried(equation, body)
+        body, constants = held(equation)
+        whole, carried = whole_and_carried(equation, body)
         path = self.number(("scan", len(self.records))) if inner is None else inner
         fixed, state, sequences = operands[: whole - carried], operands[whole - carried : whole], operands[whole:]
         steps = range(equation.params["length"])
@@ -334,11 +387,11 @@ class _Ledger:
         for x, spec in zip(operands, ins, strict=True):
             shard, came_as = self.shards.get(x, (0, ""))
             if came_as != spec:
-                (shard,) = self.make(self.number(("shard", self.classes[x], spec)), [x], 1, 0, 0, None, None)
+                (shard,) = self.make(self.number(("shard", self.classes[x], spec)), [x], 1)
             shards.append(shard)
         wholes = []
-        for x, spec in zip(self.enter(*_body(equation), shards, inner), outs, strict=True):
-            (whole,) = self.make(self.number(("whole", self.classes[x], spec)), [x], 1, 0, 0, None, None)
+        for x, spec in zip(self.enter(*held(equation), shards, inner), outs, strict=True):
+            (whole,) = self.make(self.number(("whole", self.classes[x], spec)), [x], 1)
             self.shards[whole] = (x, spec)
             wholes.append(whole)
         return wholes
@@ -347,11 +400,11 @@ class _Ledger:
         """What a step of a scan gets of a sequence: what an earlier scan has put there, if one has."""
         if sequence in self.stacks:
             return self.stacks[sequence][i]
-        return self.make(self.number(("item", self.classes[sequence], i)), [sequence], 1, 0, 0, None, None)[0]
+        return self.make(self.number(("item", self.classes[sequence], i)), [sequence], 1)[0]
 
     def stack(self, column: list[int]) -> int:
         number = self.number(("stack", *(self.classes[x] for x in column)))
-        (result,) = self.make(number, column, 1, 0, 0, None, None)
+        (result,) = self.make(number, column, 1)
         self.stacks[result] = column
         return result
 
@@ -367,11 +420,16 @@ class _Ledger:
                 waiting += self.records[index].twins
                 self.records[index].twins.clear()  # once is enough
         records = [self.records[index] for index in sorted(needed)]
+        # Equations in loops come up many times with the same work, which is gone through once.
+        often = Counter(id(record.work) for record in records)
+        works = {id(record.work): record.work for record in records}
+        operations = _merged([(times, works[key].operations) for key, times in often.items()])
         return Counts(
-            sum(record.matmuls for record in records),
-            sum(record.flops for record in records),
-            sum({record.number: record.matmuls for record in records}.values()),
-            tuple({record.opaque: record.opaque[1] for record in records if record.opaque}.values()),
+            sum(record.work.matmuls for record in records),
+            sum(record.work.flops for record in records),
+            sum({record.number: record.work.matmuls for record in records}.values()),
+            tuple({r.work.opaque: r.work.opaque[1] for r in records if r.work.opaque}.values()),
+            dict(sorted(operations.items(), key=lambda item: (-item[1].flops, -item[1].times, item[0]))),
         )
 
 
@@ -393,7 +451,7 @@ def _size(equation: core.JaxprEqn) -> int:
     """How many equations there are in one, steps of scans counted each."""
     if equation.primitive.name not in _CALLS | {"scan", "shard_map"}:
         return 1
-    body, _ = _body(equation)
+    body, _ = held(equation)
     return int(equation.params.get("length", 1)) * (1 + sum(map(_size, body.eqns)))
 
 
@@ -403,7 +461,7 @@ def _comparable(params: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _unhashable(value: Any) -> bool:
-    if any(True for _ in _programs(value)):
+    if any(True for _ in programs(value)):
         return True
     try:
         hash(value)
@@ -414,68 +472,63 @@ def _unhashable(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     """Programs that are written alike, and hold the same constants, compute the same."""
-    return f"{value} {[id(x) for program in _programs(value) for x in getattr(program, 'consts', ())]}"
+    return f"{value} {[id(x) for program in programs(value) for x in getattr(program, 'consts', ())]}"
 
 
-def _programs(value: Any) -> Iterator[Any]:
+def programs(value: Any) -> Iterator[Any]:
     """Those in a parameter of an equation."""
     if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
         yield value
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _programs(item)
+            yield from programs(item)
 
 
 def matmuls(equation: core.JaxprEqn) -> int:
     """Matrix products of one equation, those of the programs that it holds among them."""
-    return _work(equation)[0]
+    return _work(equation).matmuls
 
 
-def _work(equation: core.JaxprEqn) -> tuple[int, int, tuple[int, str] | None]:
-    """Matmuls and floating-point operations of one equation; and, where they are inside, which it is."""
+def _work(equation: core.JaxprEqn) -> _Work:
+    """What one equation asks for, the programs that it holds included."""
     name, params = equation.primitive.name, equation.params
-    avals: list[Any] = [x.aval for x in (*equation.invars, *equation.outvars)]
-    if name == "dot_general":
-        (contracted, _), (batch, _) = params["dimension_numbers"]
-        left, _, result = (x.shape for x in avals)
-        k = math.prod(left[i] for i in contracted)
-        matmul = is_matmul(k, math.prod(result), math.prod(left[i] for i in batch))
-        return int(matmul), 2 * k * math.prod(result), None
-    if name == "conv_general_dilated":
-        image, kernel, result = (x.shape for x in avals)
-        spec = params["dimension_numbers"]
-        pairs = 1
-        for k, (i, j, o) in enumerate(zip(spec.lhs_spec[2:], spec.rhs_spec[2:], spec.out_spec[2:], strict=True)):
-            steps = (params["window_strides"][k], params["padding"][k][0])
-            dilations = (params["lhs_dilation"][k], params["rhs_dilation"][k])
-            pairs *= window_pairs(image[i], kernel[j], result[o], *steps, *dilations)
-        return 1, 2 * result[spec.out_spec[0]] * kernel[spec.rhs_spec[0]] * kernel[spec.rhs_spec[1]] * pairs, None
-    parts = [count(_closed(program)) for value in params.values() for program in _programs(value)]
+    product = _flops.product(equation)
+    if product:
+        return _single(name, product.flops, int(product.is_matmul), True)
+    inner = [program for value in params.values() for program in programs(value)]
+    if not inner or name in _flops.COMBINING:
+        known = _flops.other(equation)
+        return _single(name, known or 0, None, known is not None)
+    parts = [count(_closed(program)) for program in inner]
     if name == "cond":
-        parts = [max(parts, key=lambda part: (part.flops, part.matmuls))]
+        parts = [max(parts, key=lambda part: (part.flops, part.matmuls, part.all_flops))]
     times = int(params["length"]) if name == "scan" else 1
     matmuls, flops = times * sum(part.matmuls for part in parts), times * sum(part.flops for part in parts)
+    operations = _merged([(times, part.operations) for part in parts])
     if not matmuls:
-        return 0, flops, None
+        return _Work(0, flops, operations, None)
     place = short(line(equation))
-    return matmuls, flops, (id(equation), f"{name}, {place}" if place else name)
+    return _Work(matmuls, flops, operations, (id(equation), f"{name}, {place}" if place else name))
 
 
-def is_matmul(contracted: int, result: int, batch: int) -> bool:
-    """Whether a product with so many summands for each entry of the result is one of matrices; see `Counts`."""
-    return contracted > 1 and result > batch
+@functools.lru_cache(maxsize=4096)
+def _single(name: str, flops: int, matmuls: int | None, counted: bool) -> _Work:
+    """Of one operation; None matmuls: it is no product. Kept, since few equations are unlike all others."""
+    operations = {name: Operation(1, flops, matmuls or 0, counted)}
+    return _Work(matmuls or 0, 0 if matmuls is None else flops, operations, None)
 
 
-def window_pairs(image: int, kernel: int, result: int, stride: int, before: int, spread: int, dilation: int) -> int:
-    """Along one axis, the pairs of an entry of the result and one of the kernel that meet in an entry of the image,
-    not in padding, of which there are so many `before` it, nor in the gaps that the image is `spread` with.
-    """
-    start = np.arange(result) * stride - before
-    pairs = 0
-    for j in range(kernel):
-        position = start + j * dilation
-        pairs += int(np.sum((position >= 0) & (position <= (image - 1) * spread) & (position % spread == 0)))
-    return pairs
+def _merged(parts: Iterable[tuple[int, Mapping[str, Operation]]]) -> dict[str, Operation]:
+    """All operations of some, each so many times."""
+    tally: dict[str, list[int]] = {}
+    for times, operations in parts:
+        for name, found in operations.items():
+            sums = tally.setdefault(name, [0, 0, 0, 1])
+            sums[0] += times * found.times
+            sums[1] += times * found.flops
+            sums[2] += times * found.matmuls
+            sums[3] &= found.counted
+    return {name: Operation(sums[0], sums[1], sums[2], bool(sums[3])) for name, sums in tally.items()}
 
 
 def _closed(program: Any) -> core.ClosedJaxpr:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fundamentals.program import is_matmul, window_pairs
+from fundamentals._flops import is_matmul, window_pairs
 
 
 class Cost(NamedTuple):

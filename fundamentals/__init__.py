@@ -2,10 +2,23 @@
 
 Every backward pass is derived by hand, beside its forward pass, and compared with `jax.grad`.
 Start at `activations` for how a rule is written, at `models.mlp` for how rules compose, at
-`catalogue.RULES` for all of them; at `optimizers` for the methods, and what other libraries call them.
+`catalogue.RULES` for all of them; at `optimizers` for the methods, and what other libraries call them;
+at `graph` to look at the gradient of any function.
 """
 
-from fundamentals import activations, base, catalogue, data, initializers, layers, losses, memory, models, optimizers
+from fundamentals import (
+    activations,
+    base,
+    catalogue,
+    data,
+    graph,
+    initializers,
+    layers,
+    losses,
+    memory,
+    models,
+    optimizers,
+)
 from fundamentals.base import Rule, hand_derived
 
 __all__ = [
@@ -14,6 +27,7 @@ __all__ = [
     "base",
     "catalogue",
     "data",
+    "graph",
     "hand_derived",
     "initializers",
     "layers",

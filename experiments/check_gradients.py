@@ -19,7 +19,6 @@ The exit status is 0 if the gradient passes, 1 if it is wrong, 2 if nothing coul
 of this function at all (wrong shape, an exception) or the command line is unusable.
 """
 
-import importlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import common
+from experiments import common, targets
 from fundamentals import gradcheck
 from fundamentals.catalogue import RULES
 from fundamentals.gradcheck import Report, Verdict
@@ -183,16 +182,7 @@ def _of_target(
     options: dict[str, Any],
 ) -> Callable[[], Report]:
     """The check that a target asks for."""
-    path, _, name = target.partition(":")
-    if not path or not name:
-        raise common.UserError(f"--target={target}; expected module:name, as my_file:layer")
-    try:
-        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
-    except Exception as error:
-        raise common.UserError(f"--target={target}: importing {path} raised {type(error).__name__}: {error}") from error
-    if not hasattr(module, name):
-        raise common.UserError(f"--target={target}: {path} has no {name!r}; it has {', '.join(_public(module))}")
-    found = getattr(module, name)
+    module, name, found = targets.find("target", target)
     args = _arguments(module, name, shapes, arguments, dtype, seed)
     numbers: Any = [int(number) for number in argnums if number.lstrip("-").isdecimal()]
     if len(numbers) != len(argnums):
@@ -219,8 +209,8 @@ def _of_target(
     if isinstance(found, jax.custom_vjp | jax.custom_jvp):
         return lambda: gradcheck.check_custom_vjp(found, args, **options)
     raise common.UserError(
-        f"--target={target}: {path} has neither {name}_fwd and {name}_bwd nor {name}_gradient, and {name} is no "
-        "custom_vjp"
+        f"--target={target}: {module.__name__} has neither {name}_fwd and {name}_bwd nor {name}_gradient, and {name} "
+        "is no custom_vjp"
     )
 
 
@@ -239,25 +229,7 @@ def _arguments(
                 raise common.UserError(f"--shapes={','.join(shapes)}: {shape!r}; expected sizes, as 5x3, or 0d")
             sizes.append(tuple(map(int, parts)))
         return tuple(jnp.asarray(random.standard_normal(size), dtype) for size in sizes)
-    wanted = arguments or f"{name}_arguments"
-    if not hasattr(module, wanted):
-        raise common.UserError(
-            f"there are no arguments: give their --shapes, or define {wanted} in {module.__name__}, a tuple or a "
-            "function that returns one"
-        )
-    found = getattr(module, wanted)
-    try:
-        found = found() if callable(found) else found
-    except Exception as error:
-        raise common.UserError(f"{wanted}() raised {type(error).__name__}: {error}") from error
-    if not isinstance(found, tuple | list):
-        raise common.UserError(f"{wanted} is a {type(found).__name__}; expected a tuple of arguments, (x,) for one")
-    return tuple(found)
-
-
-def _public(module: Any) -> list[str]:
-    own = [name for name in vars(module) if not name.startswith("_")]
-    return [n for n in own if callable(getattr(module, n)) or isinstance(getattr(module, n), tuple)][:12] or ["nothing"]
+    return targets.arguments(module, arguments or f"{name}_arguments", "shapes")
 
 
 if __name__ == "__main__":

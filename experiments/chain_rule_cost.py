@@ -37,6 +37,7 @@ from jax.flatten_util import ravel_pytree
 from experiments import chain_rule_cost_figures, chain_rule_cost_verdicts, chain_rules, common, measure
 from fundamentals.base import Array, PRNGKey
 from fundamentals.catalogue import RULES
+from fundamentals.catalogue.examples import parameters
 from fundamentals.graph.counting import count
 from fundamentals.models import mlp
 
@@ -266,10 +267,7 @@ def _network(
     key: PRNGKey, sizes: Sequence[int], examples: int, dtype: Any = jnp.float32
 ) -> tuple[Callable[[Array], Array], mlp.Params, Callable[[mlp.Params], Any]]:
     """A loss of all parameters in a row, the parameters, and (loss, gradient) derived by hand."""
-    w_key, x_key, y_key = jax.random.split(key, 3)
-    params = jax.tree.map(lambda a: a.astype(dtype), mlp.init(w_key, sizes))
-    x = jax.random.normal(x_key, (examples, sizes[0])).astype(dtype)
-    y = jax.random.randint(y_key, (examples,), 0, sizes[-1])
+    params, x, y = _drawn(key, sizes, examples, dtype)
     _, unravel = ravel_pytree(params)
     return (
         lambda flat: mlp.loss(unravel(flat), x, y, activation=TANH),
@@ -278,13 +276,18 @@ def _network(
     )
 
 
+def _drawn(key: PRNGKey, sizes: Sequence[int], examples: int, dtype: Any = jnp.float32) -> tuple[Any, Array, Array]:
+    """Parameters of a network, inputs and labels."""
+    random = chain_rules.generator(key)
+    params = jax.tree.map(lambda a: jnp.asarray(a, dtype), parameters(random, lambda key: mlp.init(key, sizes)))
+    x = jnp.asarray(random.normal(size=(examples, sizes[0])), dtype)
+    return params, x, jnp.asarray(random.integers(0, sizes[-1], size=examples))
+
+
 def growth(key: PRNGKey, hidden: tuple[int, ...], examples: int, repeats: int) -> Growth:
     """The loss with its gradient over the loss alone: counted, predicted, timed."""
     sizes = (INPUTS, *hidden, OUTPUTS)
-    w_key, x_key, y_key = jax.random.split(key, 3)
-    params = mlp.init(w_key, sizes)
-    x = jax.random.normal(x_key, (examples, INPUTS))
-    y = jax.random.randint(y_key, (examples,), 0, OUTPUTS)
+    params, x, y = _drawn(key, sizes, examples)
     forms: dict[str, Callable[..., Any]] = {
         "loss": mlp.loss,
         "both": jax.value_and_grad(mlp.loss),

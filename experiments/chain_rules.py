@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fundamentals.base import Array, PRNGKey
 
@@ -42,9 +43,14 @@ class Chain(NamedTuple):
 
 def make(key: PRNGKey, depth: int, width: int, batch: int) -> Chain:
     """A random chain; gradients neither vanish nor explode soon."""
-    w_key, x_key = jax.random.split(key)
-    weights = 1.2 * jax.random.normal(w_key, (depth, width, width)) / jnp.sqrt(width)
-    return Chain(tuple(weights), jax.random.normal(x_key, (width, batch)))
+    random = generator(key)
+    x, weights = random.normal(size=(width, batch)), random.normal(size=(depth, width, width)) * 1.2 * width**-0.5
+    return Chain(tuple(jnp.asarray(w) for w in weights), jnp.asarray(x))
+
+
+def generator(key: PRNGKey) -> np.random.Generator:
+    """For what would take JAX longer to compile than to compute: random numbers of many shapes."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def chain(weights: Sequence[Array], x: Array) -> Array:

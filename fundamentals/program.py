@@ -61,9 +61,10 @@ class Counts(NamedTuple):
     What has no axis to sum over, or gives a single number, is no matrix product: compilers multiply and add there.
 
     Each step of a loop counts, and of a branch the most expensive case; `while` loops, whose steps nobody knows, count
-    once. FLOPs are 2·m·n·k for a product of matrices [m, k] and [k, n], likewise for convolutions; 1 for each entry of
-    the result of arithmetic entry by entry, be it a sum or a tanh; 1 for each entry that a reduction is given; and 0
-    for what moves, chooses, converts or compares entries, or computes with integers. `str` is a table to read.
+    once. FLOPs are 2·m·n·k for a product of matrices [m, k] and [k, n], likewise for convolutions, where products with
+    padding don't count; 1 for each entry of the result of arithmetic entry by entry, be it a sum or a tanh; 1 for each
+    entry that a reduction is given; and 0 for what moves, chooses, converts or compares entries, or computes with
+    integers. `str` is a table to read.
     """
 
     matmuls: int
@@ -80,6 +81,9 @@ class Counts(NamedTuple):
     def __str__(self) -> str:
         times = sum(operation.times for operation in self.operations.values())
         rows = [(name, found.times, found.flops, found.matmuls) for name, found in self.operations.items()]
+        rows.append(
+            ("products alone", sum(x.times for x in self.operations.values() if x.matmuls), self.flops, self.matmuls)
+        )
         rows.append(("total", times, self.all_flops, self.matmuls))
         texts = [(name, *(f"{number:,}" for number in numbers)) for name, *numbers in rows]
         uncounted = [name for name, found in self.operations.items() if not found.counted]
@@ -95,7 +99,10 @@ class Counts(NamedTuple):
         repeated = self.matmuls - self.distinct
         notes += [f"matmuls that repeat others: {repeated:,}"] if repeated else []
         notes += [f"seen as a whole: {where}" for where in self.opaque]
-        return "\n".join([lines[0], rule, *lines[1:-1], *([rule] if lines[1:-1] else []), lines[-1], *notes])
+        notes += (
+            ["steps of while loops: nobody knows how many, so each counts once"] if "while" in self.operations else []
+        )
+        return "\n".join([lines[0], rule, *lines[1:-2], *([rule] if lines[1:-2] else []), *lines[-2:], *notes])
 
 
 class Program(NamedTuple):
@@ -505,6 +512,8 @@ def _work(equation: core.JaxprEqn) -> _Work:
     times = int(params["length"]) if name == "scan" else 1
     matmuls, flops = times * sum(part.matmuls for part in parts), times * sum(part.flops for part in parts)
     operations = _merged([(times, part.operations) for part in parts])
+    if name == "while":
+        operations["while"] = Operation(1, 0)
     if not matmuls:
         return _Work(0, flops, operations, None)
     place = short(line(equation))

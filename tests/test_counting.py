@@ -174,7 +174,14 @@ def test_the_table_is_aligned():
     assert lines[0].split() == ["operation", "times", "FLOPs", "matmuls"]
     assert lines[2].split() == ["dot_general", "3,000", "450,000", "3,000"]
     assert lines[-1].split()[0] == "total"
+    assert lines[-2].split() == ["products", "alone", "3,000", "450,000", "3,000"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_while_loops_count_once_and_say_so():
+    text = str(count(lambda x: jax.lax.while_loop(lambda c: c[0, 0] < 9, lambda c: c @ c, x), jnp.ones((5, 5))))
+    assert "while" in text
+    assert "nobody knows how many" in text
 
 
 def test_hostile_input():

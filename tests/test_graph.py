@@ -64,7 +64,8 @@ def test_a_graph_is_data_and_is_not_changed(board):
 def test_the_table_shows_every_number(board):
     lines = str(board).splitlines()
     assert lines[0] == "product"
-    assert " ".join(lines[-1].split()) == "4→ mul q, z −12 1 −4, 3 −4, 3 switches test_graph.py:18 (product)"
+    assert lines[-1] == "result: #4"
+    assert " ".join(lines[-2].split()) == "#4 mul q, z −12 1 −4, 3 −4, 3 switches test_graph.py:18 (product)"
     forward = str(trace(product, -2.0, 5.0, -4.0))
     assert "upstream" not in forward
     assert "−12" in forward
@@ -109,10 +110,10 @@ def test_fan_out_adds():
         (lambda x, y: jnp.maximum(x, y) * 2.0, (3.0, 1.0), "max", "max routes: all of 2 goes to x, as 3 > 1."),
         (lambda x, y: jnp.minimum(x, y) * 2.0, (3.0, 1.0), "min", "min routes: all of 2 goes to y, as 3 > 1."),
         (lambda x, y: jnp.maximum(x, y), (1.0, 1.0), "max", "max routes: a tie, so x and y get half of 1 each."),
-        (lambda x: x - jnp.exp(x), (0.0,), "sub", "sub distributes: 1 goes to x and exp (1) with the other sign."),
+        (lambda x: x - jnp.exp(x), (0.0,), "sub", "sub distributes: 1 goes to x and exp (#1) with the other sign."),
         (
             lambda x: jnp.tanh(x) * 1.5, (0.0,), "tanh",
-            "tanh scales by its slope: x gets 1.5 × 1 = 1.5, as dy/dx = 1 − y².",
+            "tanh scales by its slope: x gets 1.5 × 1 = 1.5, the slope 1 − y² (y: its result).",
         ),
         (lambda x: jnp.floor(x) + x, (0.5,), "floor", "floor blocks: of 1 nothing goes back."),
         (
@@ -256,15 +257,15 @@ def test_a_scan_opens_at_every_step():
         names = {n.name: n for n in inside.nodes}
         np.testing.assert_allclose(names["state 0"].value, before[step], rtol=1e-6)
         np.testing.assert_allclose(names["h"].value, np.tanh(0.8 * before[step] + xs[step]), rtol=1e-6)
-        np.testing.assert_allclose(names["item 0"].upstream, graph.gradients[1][step], rtol=1e-5)
-        total += float(names["fixed 0"].upstream)
+        np.testing.assert_allclose(names[f"xs[{step % 3}]"].upstream, graph.gradients[1][step], rtol=1e-5)
+        total += float(names["w"].upstream)
         shares.append(names["state 0"].upstream)
     np.testing.assert_allclose(total, graph.gradients[0], rtol=1e-5)  # what all steps share gets the sum
     expected = jax.grad(lambda h: jax.lax.scan(lambda h, x: (jnp.tanh(0.8 * h + x),) * 2, h, xs)[0])(0.5)
     assert shares[0].shape == expected.shape
     before_backward = trace(rnn, jnp.float32(0.8), xs).open(scan.index, 2)
     assert not before_backward.is_swept
-    assert before_backward.name == "scan, step 2 of 3"
+    assert before_backward.name == "scan, step 2 of 0 to 2"
 
 
 def test_branches_loops_and_functions_with_rules_open():
@@ -278,7 +279,7 @@ def test_branches_loops_and_functions_with_rules_open():
     assert [n.operation for n in case.nodes] == ["input", "sin"]
     loop = graph.open(node(graph, "while").index, 1)
     np.testing.assert_allclose(loop.nodes[0].value, 3 * np.sin(2), rtol=1e-6)
-    assert loop.name == "while, step 1 of 3"
+    assert loop.name == "while, step 1 of 0 to 2"
     rule = graph.open(node(graph, "custom_jvp_call").index)
     assert [n.operation for n in rule.nodes if not n.is_leaf] == ["max"]
     np.testing.assert_allclose(graph.gradients[0], 27 * np.cos(2) + 1, rtol=1e-6)
@@ -293,16 +294,20 @@ def test_branches_loops_and_functions_with_rules_open():
         (lambda x: x * 2.0, (jnp.nan,), "input", None),
         (lambda x, y: jnp.where(x > 0, jnp.sqrt(x), y), (-1.0, 0.5), "sqrt", "sqrt"),
         (lambda x: jnp.sum(jax.nn.softmax(jnp.where(x > 0, x, -1e30))), (jnp.array([0.0, 1.0]),), None, None),
-        (lambda x: jnp.max(jnp.array([-jnp.inf])) + x - x, (1.0,), "add", None),
+        (lambda x: x + jnp.log(jnp.array(-1.0)), (1.0,), "log", None),
+        (
+            lambda x: jnp.log(jax.nn.softmax(jnp.where(x > 0, x, -jnp.inf))[0]),
+            (jnp.array([0.0, 1.0]),), "log", "log",
+        ),
     ],
 )  # fmt: skip
 def test_where_nan_and_infinity_first_appear(function, args, forward, backward):
     found = trace(function, *args).backward().first_nonfinite()
-    assert [n and n.operation for n in found] == [forward, backward]
+    assert [n and n.operation for n in found[:2]] == [forward, backward]
     text = str(found)
     assert ("forward" in text, "backward" in text) == (forward is not None, backward is not None)
     if forward == "log" and backward is None:
-        assert "1 NaN among 1 numbers" in text
+        assert "1 NaN among 1 number" in text
         assert "test_graph.py" in text
 
 
@@ -338,7 +343,7 @@ def branching(x):
         (lambda: trace(product, 1.0, 1.0, 1.0).unfold(3), ValueError, r"node 3 \(add\) is not folded"),
         (lambda: trace(product, 1.0, 1.0, 1.0).open(3), ValueError, r"node 3 \(add\) is a single operation"),
         (lambda: trace(product, 1.0, 1.0, 1.0).explain(5), ValueError, "there is no node 5; expected 0 to 4"),
-        (lambda: trace(rnn, 1.0, jnp.ones(3)).open(3, 3), ValueError, "has 3 steps; got step 3"),
+        (lambda: trace(rnn, 1.0, jnp.ones(3)).open(3, 3), ValueError, "has 3 steps, .* got step 3"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_a_clear_error(call, error, message):
@@ -366,6 +371,39 @@ def test_calls_of_a_jitted_function_are_told_apart_each_time():
         assert graph.functions == {"squared": 2, "sigmoid": 1}
         folded = graph.fold()
         assert [float(n.value) for n in folded.nodes if n.operation == "squared"] == [4, 9]
+
+
+def test_a_gradient_inside_folds():
+    def model(w, x):
+        return jnp.tanh(x @ w)
+
+    def step(w, x):
+        return w - 0.1 * jax.grad(lambda w: jnp.sum(model(w, x) ** 2))(w)
+
+    graph = trace(step, jnp.eye(3) + 0.2, jnp.arange(6.0).reshape(2, 3) / 5)
+    graph = graph.backward(jnp.ones((3, 3)))
+    assert set(graph.functions) == {"model", "transpose(model)"}
+    for folded in (graph.fold(), graph.fold("model"), graph.fold("transpose(model)"), graph.readable(3)):
+        for one, other in zip(folded.gradients, graph.gradients, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_jax_s_own_networks_fold():
+    graph = trace(lambda x: jnp.sum(jax.nn.softmax(x) * x), jnp.arange(3.0))
+    assert "softmax" in graph.functions
+    assert sum(n.operation == "softmax" for n in graph.fold("softmax").nodes) == 1
+
+
+def test_another_sweep_leaves_nothing_of_the_first():
+    graph = trace(lambda x, y: (x * x, y * y), 2.0, 3.0).backward((jnp.nan, None)).backward((None, 1.0))
+    assert graph.gradients == (0, 6)
+    assert [n.downstream for n in graph.nodes if n.operation == "mul"] == [(), (3, 3)]
+    assert str(graph.first_nonfinite()) == "all values and gradients are finite"
+    assert str(trace(jnp.sqrt, 0.0).first_nonfinite()) == "all values are finite; no gradients yet"
+
+
+def test_a_bad_cotangent_is_told():
+    assert "gets 1 NaN among 1 number" in str(trace(lambda x: x, 1.0).backward(jnp.nan).first_nonfinite())
 
 
 def test_partial_functions_and_numpy_arguments():

@@ -90,12 +90,13 @@ def by_autodiff(name):
     return both(RULES[name].rule, autodiff)
 
 
+AT_KINKS = np.array([0.0, -1.0, 2.0, 0.0])
 ENTRYWISE = {
     "add": (jnp.add, X, Y), "sub": (jnp.subtract, X, Y), "mul": (jnp.multiply, X, Y), "div": (jnp.divide, X, P),
     "rem": (lax.rem, 3 * X, P), "pow": (jnp.power, P, X), "pow at 0": (
         jnp.power, np.array([0.0, 0.0, 2.0]), np.array([2.0, 1.0, 0.0])),
     "integer_pow": (lambda x: x**5 + x**-2, P),
-    "square": (lax.square, X), "neg": (jnp.negative, X), "abs": (jnp.abs, X), "sqrt": (jnp.sqrt, P),
+    "square": (lax.square, X), "neg": (jnp.negative, X), "abs": (jnp.abs, AT_KINKS), "sqrt": (jnp.sqrt, P),
     "rsqrt": (lax.rsqrt, P), "cbrt": (jnp.cbrt, X), "atan2": (lax.atan2, X, Y), "exp": (jnp.exp, X),
     "exp2": (lax.exp2, X), "expm1": (jnp.expm1, X), "log": (jnp.log, P), "log1p": (jnp.log1p, P),
     "logistic": (lax.logistic, X), "sin": (jnp.sin, X), "cos": (jnp.cos, X), "tan": (lax.tan, X),
@@ -106,10 +107,22 @@ ENTRYWISE = {
     "min": (lax.min, TIES, OTHER), "select_n": (lambda x, y: jnp.where(y > 0, x, y), X, Y),
     "clamp": (lambda low, x: lax.clamp(low, x, 0.5 * P), -Q, X),
     "convert_element_type": (lambda x: x.astype(jnp.float32).astype(jnp.float64), X),
-    "reduce_precision": (lambda x: lax.reduce_precision(x, 11, 52), X),
 }  # fmt: skip
 MIXING = {
+    "reduce_precision": (lambda x: 0.3 * lax.reduce_precision(0.7 * x, 5, 3), X),
     "broadcast_in_dim": (lambda x: lax.broadcast_in_dim(x, (4, 3, 5), (1, 2)), X[:, :1]),
+    "reshape, columns first": (lambda x: jnp.ravel(x, order="F"), X),
+    "split into one": (lambda x: jnp.split(x, 1, 1)[0] * 2.0, X), "unstack one": (lambda x: jnp.unstack(x[:1])[0], X),
+    "dynamic_slice before the start": (lambda x, i: lax.dynamic_slice(x, (i, 1), (2, 2)), X, np.array(-5)),
+    "dynamic_update_slice before the start": (
+        lambda x, y, i: lax.dynamic_update_slice(x, y, (i, 1)), X, Y[:2, :2], np.array(-5)),
+    "clamp with bounds crossed": (lambda low, x: lax.clamp(low, x, low - 1.5), np.full((3, 5), 1.0), X),
+    "reduce_prod of nothing": (lambda x: x.prod(0), X[:0]),
+    "convolution of nothing": (
+        lambda x, w: lax.conv_general_dilated(x, w, (1,), "VALID"), SERIES[:, :, :3], FILTER.transpose(2, 1, 0)),
+    "convolutions side by side": (
+        jax.vmap(lambda x, w: lax.conv_general_dilated(x, w, (1,), "SAME")), RANDOM.normal(size=(3, 2, 3, 7)),
+        RANDOM.normal(size=(3, 4, 3, 3))),
     "reshape": (lambda x: x.reshape(5, 3), X), "squeeze": (lambda x: x.squeeze(1), X[:, :1]),
     "transpose": (lambda x: x.transpose(2, 0, 1), V),
     "rev": (lambda x: lax.rev(x, (1,)), X), "concatenate": (lambda x, y: jnp.concatenate([x, y, x], 1), X, Y),
@@ -248,6 +261,29 @@ def test_programs(name):
     assert graph.value[2] == c
     np.testing.assert_allclose(graph.gradients[0], 0.3 * da - 1.7 * dc, rtol=TOLERANCE)
     assert graph.gradients[1] == 0
+
+
+def test_nan_and_infinity_come_back_as_they_do_from_jax():
+    for function, x in ((jnp.max, jnp.array([1.0, jnp.nan])), (lambda x: jnp.cbrt(x).sum(), jnp.array([0.0, 8.0]))):
+        np.testing.assert_array_equal(trace(function, x).backward().gradients[0], jax.grad(function)(x))
+
+
+def test_loops_that_have_ended_are_left_alone():
+    def rooted(x):
+        return lax.while_loop(lambda c: c[1] > 0, lambda c: (jnp.sqrt(c[1]) * c[0], c[1] - 1.0), (x, x))[0]
+
+    xs = jnp.array([1.0, 3.0, -2.0])
+    found = trace(lambda x: jnp.sum(jax.vmap(rooted)(x)), xs).backward().gradients[0]
+    expected = [jax.jvp(rooted, (x,), (jnp.ones(()),))[1] for x in xs]
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE)
+
+
+def test_a_long_while_loop():
+    def grown(x):
+        return lax.while_loop(lambda c: c[1] < 5000, lambda c: (jnp.sin(c[0]) + x, c[1] + 1), (x, 0))[0]
+
+    graph = trace(grown, 0.3).backward()
+    np.testing.assert_allclose(graph.gradients[0], jax.jvp(grown, (0.3,), (1.0,))[1], rtol=1e-9)
 
 
 def test_while_loops_side_by_side():

@@ -37,7 +37,9 @@ def sweep(nodes: Sequence[Node], seeds: Sequence[tuple[int, Any]]) -> list[Node]
     for index, dy in seeds:
         upstream[index] = dy if upstream[index] is None else upstream[index] + dy
     swept = list(nodes)
-    for node in reversed(nodes):
+    for earlier in reversed(nodes):
+        node = earlier._replace(upstream=None, local=(), downstream=(), derivative="")  # of another sweep
+        swept[node.index] = node
         if node.index in items:
             given = items[node.index]
             upstream[node.index] = tuple(given.get(i, _zeros(y)) for i, y in enumerate(node.value))

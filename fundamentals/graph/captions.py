@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fundamentals.graph.nodes import CONSTANT, INPUT, LITERAL, RESULT, Node
+from fundamentals.graph.nodes import CONSTANT, INPUT, LITERAL, RESULT, Node, called
 from fundamentals.graph.text import is_finite, superscript, text
 
 # How a node is drawn.
@@ -65,7 +65,7 @@ def marks(nodes: Sequence[Node], outputs: Sequence[int], labels: Mapping[int, st
         kind, note = _kind(node), ""
         symbol = {LEAF: _shown_name(node, "input"), FIXED: _constant_symbol(node), DOT: f"[{node.item}]"}.get(kind)
         if kind == BLOCK:
-            symbol, note = _called(node) or node.operation, _note(node)
+            symbol, note = called(node), _note(node)
         written = "" if isinstance(node.value, tuple) else shorten(text(node.value), _LONGEST_VALUE)
         own_name = node.name if kind in (OPERATION, BLOCK) else ""
         found[node.index] = Mark(
@@ -175,16 +175,6 @@ def _note(node: Node) -> str:
     return ""
 
 
-def _called(node: Node) -> str:
-    """The name of a function that has a derivative rule of its own; empty for other nodes."""
-    if node.inside or not node.operation.startswith("custom_"):
-        return ""
-    params = getattr(node.equation, "params", {})
-    program = params.get("call_jaxpr") or params.get("fun_jaxpr")
-    info = getattr(getattr(program, "jaxpr", program), "debug_info", None)
-    return str(getattr(info, "func_name", "") or "").partition(" ")[0]
-
-
 def _operation_symbol(node: Node, nodes: Sequence[Node]) -> str:
     """With the literals among its operands: `× 2`, `1 ÷`, `max 0`."""
     name, params = node.operation, getattr(node.equation, "params", {})
@@ -192,6 +182,8 @@ def _operation_symbol(node: Node, nodes: Sequence[Node]) -> str:
         return f"x{superscript(params.get('y', 'n'))}"
     if name == "convert_element_type":
         return f"→ {params.get('new_dtype', node.value.dtype)}"
+    if name == "slice" and "start_indices" in params:
+        return _sliced(params, nodes[node.operands[0]].value.shape)
     symbol = _SYMBOLS.get(name, name.replace("_", " "))
     fixed = {k: text(nodes[i].value, 2) for k, i in enumerate(node.operands) if _in_label(nodes[i])}
     if not fixed or len(node.operands) == 1:
@@ -204,6 +196,16 @@ def _operation_symbol(node: Node, nodes: Sequence[Node]) -> str:
     if len(node.operands) == 2 and name in COMMUTATIVE:  # max 0
         return " ".join((symbol, *fixed.values()))
     return f"{symbol}({', '.join(fixed.get(k, '·') for k in range(len(node.operands)))})"
+
+
+def _sliced(params: Mapping[str, Any], shape: Sequence[int]) -> str:
+    """`[1:3, :]`."""
+    steps = params.get("strides") or (1,) * len(shape)
+    parts = []
+    for start, limit, step, size in zip(params["start_indices"], params["limit_indices"], steps, shape, strict=True):
+        whole = (start, limit, step) == (0, size, 1)
+        parts.append(":" if whole else f"{start}:{limit}" + (f":{step}" if step != 1 else ""))
+    return f"[{', '.join(parts)}]"
 
 
 def _tooltip(node: Node, label: str) -> str:

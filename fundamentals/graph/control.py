@@ -118,31 +118,48 @@ def _scan_steps(call: Call) -> Steps:
 def _while_steps(call: Call) -> Steps:
     test, body = call.params["cond_jaxpr"], call.params["body_jaxpr"]
     tested, fixed = call.params["cond_nconsts"], call.params["cond_nconsts"] + call.params["body_nconsts"]
-    state = list(call.operands[fixed:])
+    state, shared = list(call.operands[fixed:]), tested
+
+    def goes_on(state: Sequence[Any]) -> Any:
+        return _run(test.jaxpr, test.consts, [*call.operands[:tested], *state])[0]
+
     if test.out_avals[0].shape:  # under vmap: as many loops at once, some of which end before others
-        body, shared = jax.make_jaxpr(lambda *operands: _side_by_side(call, operands))(*call.operands), 0
-    else:
-        shared = tested
+        first = goes_on(state)
+        shared, body = 0, jax.make_jaxpr(lambda *operands: _side_by_side(call, operands, first))(*call.operands)
     operands = list(call.operands[shared:fixed])
-    goes_on = jax.jit(lambda state: jnp.any(_run(test.jaxpr, test.consts, [*call.operands[:tested], *state])[0]))
-    step = jax.jit(lambda state: _run(body.jaxpr, body.consts, [*operands, *state]))
-    states = []
-    while goes_on(state):
-        states.append(state)
-        state = step(state)
-    stacked = [jnp.stack(column) for column in zip(*states, strict=True)]
-    return Steps(body.jaxpr, body.consts, operands, stacked, [], len(states), _holds_while(body.jaxpr))
+
+    def step(state: list[Any]) -> list[Any]:
+        return _run(body.jaxpr, body.consts, [*operands, *state])
+
+    def counted(state: list[Any]) -> Any:
+        start = (jnp.zeros((), int), state)
+        return jax.lax.while_loop(lambda c: jnp.any(goes_on(c[1])), lambda c: (c[0] + 1, step(c[1])), start)[0]
+
+    length = int(jax.jit(counted)(state))
+    _, states = jax.lax.scan(lambda state, _: (step(state), state), state, length=length)
+    return Steps(body.jaxpr, body.consts, operands, states, [], length, _holds_while(body.jaxpr))
 
 
-def _side_by_side(call: Call, operands: Sequence[Any]) -> list[Any]:
-    """A step of the loops that go on; the states of the others stay."""
+def _side_by_side(call: Call, operands: Sequence[Any], first: Any) -> list[Any]:
+    """A step of the loops that go on; the states of the others stay.
+
+    The body is not evaluated at a state where its loop has ended, at which its derivative may be infinite: there it
+    gets the state with which the loop began, or of one that never did, that of another one. `first`: which have begun.
+    """
     test, body = call.params["cond_jaxpr"], call.params["body_jaxpr"]
     tested, fixed = call.params["cond_nconsts"], call.params["cond_nconsts"] + call.params["body_nconsts"]
-    state = operands[fixed:]
+    state, began = operands[fixed:], call.operands[fixed:]
     (on,) = _run(test.jaxpr, test.consts, [*operands[:tested], *state])
-    after = _run(body.jaxpr, body.consts, [*operands[tested:fixed], *state])
-    masks = [jax.lax.broadcast_in_dim(on, jnp.shape(x), range(on.ndim)) for x in state]
-    return [jnp.where(mask, new, old) for mask, new, old in zip(masks, after, state, strict=True)]
+
+    def masked(on: Any, new: Any, old: Any) -> Any:
+        return jnp.where(jax.lax.broadcast_in_dim(on, jnp.shape(new), range(on.ndim)), new, old)
+
+    some = jnp.argmax(first.ravel())
+    others = [jnp.broadcast_to(x.reshape(-1, *x.shape[on.ndim :])[some], x.shape) for x in began]
+    safe = [masked(first, x, other) for x, other in zip(began, others, strict=True)]
+    inside = [masked(on, x, other) for x, other in zip(state, safe, strict=True)]
+    after = _run(body.jaxpr, body.consts, [*operands[tested:fixed], *inside])
+    return [masked(on, new, old) for new, old in zip(after, state, strict=True)]
 
 
 def _split(call: Call, g: Sequence[Any]) -> tuple[list[Any], list[Any]]:

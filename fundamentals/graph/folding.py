@@ -9,7 +9,7 @@ and its local derivative is the chain rule along every path:
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 
@@ -30,45 +30,59 @@ def calls(nodes: Sequence[Node]) -> dict[Path, int]:
 
 def fold(nodes: Sequence[Node], outputs: Sequence[int], paths: Iterable[Path]) -> tuple[list[Node], list[int]]:
     """The graph with one node for each of these calls; of calls inside calls the outer one counts."""
-    chosen = set(paths)
-    call_of = [_outermost(node, chosen) for node in nodes]
-    inside: dict[Path, list[Node]] = {}
-    for node, path in zip(nodes, call_of, strict=True):
-        if path is not None:
-            inside.setdefault(path, []).append(node)
+    run_of = _runs(nodes, set(paths))
+    inside: dict[_Run, list[Node]] = {}
+    for node, run in zip(nodes, run_of, strict=True):
+        if run is not None:
+            inside.setdefault(run, []).append(node)
     used_outside = set(outputs)
     for node in nodes:
-        used_outside.update(i for i in node.operands if call_of[i] not in (None, call_of[node.index]))
+        used_outside.update(i for i in node.operands if run_of[i] not in (None, run_of[node.index]))
     place: dict[int, int] = {}
     folded: list[Node] = []
 
-    def add(node: Node, index: int | None = None) -> int:
+    def add(node: Node) -> int:
         folded.append(node._replace(index=len(folded)))
-        if index is not None:
-            place[index] = len(folded) - 1
         return len(folded) - 1
 
-    done: set[Path] = set()
-    for node, path in zip(nodes, call_of, strict=True):
-        if path is None:
-            add(node._replace(operands=tuple(place[i] for i in node.operands)), node.index)
-        elif path not in done:
-            done.add(path)
-            members = inside[path]
+    for node, run in zip(nodes, run_of, strict=True):
+        if run is None:
+            place[node.index] = add(node._replace(operands=tuple(place[i] for i in node.operands)))
+        elif node is inside[run][-1]:
+            members = inside[run]
             results = [member for member in members if member.index in used_outside]
-            whole = _folded(nodes, members, results, path)
+            whole = _folded(nodes, members, results, run.path)
             index = add(whole._replace(operands=tuple(place[i] for i in whole.operands)))
             if len(results) == 1:
                 place[results[0].index] = index
                 continue
             for item, result in enumerate(results):
                 fields = {"name": result.name, "source": result.source, "upstream": result.upstream}
-                add(Node(0, RESULT, (index,), result.value, scope=path, item=item, **fields), result.index)
+                place[result.index] = add(
+                    Node(0, RESULT, (index,), result.value, scope=whole.scope, item=item, **fields)
+                )
     return folded, [place[i] for i in outputs]
 
 
-def _outermost(node: Node, chosen: set[Path]) -> Path | None:
-    return next((node.scope[:d] for d in range(1, len(node.scope) + 1) if node.scope[:d] in chosen), None)
+class _Run(NamedTuple):
+    """Nodes of one call that follow each other."""
+
+    number: int
+    path: Path
+
+
+def _runs(nodes: Sequence[Node], chosen: set[Path]) -> list[_Run | None]:
+    """For each node the call to fold that it is in. One that others interrupt counts several times."""
+    runs: list[_Run | None] = []
+    current: _Run | None = None
+    for node in nodes:
+        path = next((node.scope[:d] for d in range(1, len(node.scope) + 1) if node.scope[:d] in chosen), None)
+        if path is not None and (current is None or current.path != path):
+            current = _Run(node.index, path)
+        elif path is None and not node.is_leaf:
+            current = None
+        runs.append(current if path is not None else None)
+    return runs
 
 
 def _folded(nodes: Sequence[Node], members: list[Node], results: list[Node], path: Path) -> Node:

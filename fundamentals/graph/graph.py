@@ -19,7 +19,7 @@ from fundamentals.graph.control import is_inexact
 from fundamentals.graph.dot import to_dot
 from fundamentals.graph.drawing import WIDTH, draw
 from fundamentals.graph.folding import Path
-from fundamentals.graph.nodes import CONSTANT, INPUT, LITERAL, Node
+from fundamentals.graph.nodes import CONSTANT, INPUT, LITERAL, Node, called
 from fundamentals.graph.nonfinite import NonFinite, first_nonfinite
 from fundamentals.graph.table import table
 from fundamentals.program import CUSTOM_CALLS, held
@@ -123,11 +123,12 @@ class Graph(NamedTuple):
 
     def open(self, index: int, step: int = 0) -> "Graph":
         """What is inside a node: a step of a loop, the case of a branch that was taken, a function with its own rule,
-        a folded call. A graph of its own, with gradients if this one has them.
+        a folded call. A graph of its own, with gradients if this one has them; of a function with its own rule without,
+        as the rule is not that of the operations inside.
 
         Args:
           index: of the node.
-          step: of a loop, in the order in which the steps ran; negative from the last.
+          step: of a loop, the first is 0, in the order in which they ran; negative from the last.
 
         Raises:
           ValueError: there is no such node, nothing in it, or no such step.
@@ -143,29 +144,30 @@ class Graph(NamedTuple):
         call = Call(node.equation, operands, results, [is_inexact(x) for x in operands])
         if node.operation in ("scan", "while"):
             steps = control.steps_of(call)
-            if not -steps.length <= step < steps.length:
+            if not isinstance(step, int) or not -steps.length <= step < steps.length:
                 known = f"node {index} ({node.operation}) has {steps.length} steps"
-                raise ValueError(f"Graph.open: {known}; got step {step}")
+                raise ValueError(f"Graph.open: {known}, the first of which is 0; got step {step}")
             cotangents: Sequence[Any] = (None,) * len(results)
             if node.upstream is not None:
                 after = control.loop_back(call, given, pullback).after
                 cotangents = [None if x is None else x[step] for x in after]
-            names = [
-                f"{kind} {i}"
-                for kind, column in (("fixed", steps.fixed), ("state", steps.states), ("item", steps.items))
-                for i in range(len(column))
-            ]
-            title = f"{node.operation}, step {step % steps.length} of {steps.length}"
+            step %= steps.length
+            fixed, own = len(steps.fixed), len(steps.fixed) + len(steps.states)
+            outside = [self.nodes[i].name for i in node.operands][-own - len(steps.items) :]
+            names = [outside[i] or f"fixed {i}" for i in range(fixed)]
+            names += [f"state {i}" for i in range(own - fixed)]
+            names += [f"{name}[{step}]" if name else f"item {i}" for i, name in enumerate(outside[own:])]
+            title = f"{node.operation}, step {step} of 0 to {steps.length - 1}"
             return _program(title, steps.body, steps.constants, steps.operands(step), names, cotangents)
         if node.operation == "cond":
             case = control.branch(call)
             taken, operands = f"cond, case {int(operands[0])}", operands[1:]
             body, constants = case.jaxpr, case.consts
         else:
-            taken = node.equation.params.get("name") or node.operation
+            taken = called(node)  # its rule is another one than that of what is inside
             body, constants = held(node.equation)
         names = [f"operand {i}" for i in range(len(operands))]
-        cotangents = given if node.upstream is not None else (None,) * len(results)
+        cotangents = given if node.upstream is not None and node.operation == "cond" else (None,) * len(results)
         return _program(str(taken), body, constants, operands, names, cotangents)
 
     def explain(self, index: int) -> str:
@@ -179,7 +181,7 @@ class Graph(NamedTuple):
 
     def first_nonfinite(self) -> NonFinite:
         """Where NaN or infinity first appears, forward and backward; inside of folded calls, too."""
-        return first_nonfinite(self._all.nodes)
+        return first_nonfinite(self._all.nodes, self.is_swept)
 
     def draw(self, path: str | os.PathLike[str], *, width: float = WIDTH) -> None:
         """Write a picture, SVG or PNG: values forward in green, above the wires, gradients backward in red, below.
@@ -196,7 +198,7 @@ class Graph(NamedTuple):
           ImportError: a PNG needs matplotlib.
         """
         graph = self.readable()
-        labels = {node.index: patterns.pattern(node) for node in graph.nodes}
+        labels = {node.index: patterns.pattern(node, graph.nodes) for node in graph.nodes}
         labels = {index: word for index, word in labels.items() if word}
         draw(graph.nodes, graph.outputs, path, title=self.name, labels=labels, width=width)
 
@@ -239,7 +241,8 @@ class Graph(NamedTuple):
         for name in functions:
             if name not in known:
                 raise ValueError(
-                    f"Graph.{method}: no call of {name!r} in the graph; expected one of {', '.join(known) or 'none'}"
+                    f"Graph.{method}: no call of {name!r} in the graph; "
+                    + (f"expected one of {', '.join(known)}" if known else "there are no calls in it")
                 )
 
     def _node(self, method: str, index: int) -> Node:
@@ -264,7 +267,7 @@ def trace(fn: Callable[..., Any], *args: Any) -> Graph:
     """
     if not callable(fn):
         raise TypeError(f"trace: fn is {fn!r}; expected a function")
-    name = str(getattr(fn, "__name__", None) or getattr(getattr(fn, "func", None), "__name__", "function"))
+    name = str(getattr(fn, "__name__", None) or getattr(getattr(fn, "func", None), "__name__", type(fn).__name__))
     arguments = [_argument(name, i, argument) for i, argument in enumerate(args)]
     closed_over = tracing.closed_over(fn)
     try:
@@ -302,7 +305,9 @@ def _seeds(name: str, structure: Any, results: list[Any], cotangent: Any) -> lis
     """A cotangent for each leaf of the result; None where it is not floating."""
     shown = ", ".join(f"{x.dtype}{list(x.shape)}" for x in results)
     if not any(map(is_inexact, results)):
-        raise TypeError(f"Graph.backward: {name} returns {shown or 'nothing'}; expected a floating result")
+        raise TypeError(
+            f"Graph.backward: {name} returns {shown or 'nothing'}; expected a floating result (3.0 is one, 3 is none)"
+        )
     if cotangent is None:
         if len(results) != 1 or results[0].shape:
             raise ValueError(f"Graph.backward: {name} returns {shown}; expected a single number, or a cotangent for it")
@@ -315,9 +320,15 @@ def _seeds(name: str, structure: Any, results: list[Any], cotangent: Any) -> lis
         if dy is None or not is_inexact(y):
             seeds.append(None)
             continue
+        if not isinstance(dy, jax.Array | np.ndarray | np.generic | int | float) or jnp.iscomplexobj(
+            dy
+        ) > jnp.iscomplexobj(y):
+            raise TypeError(f"Graph.backward: cotangent is {dy!r}; expected numbers like {y.dtype}{list(y.shape)}")
         if jnp.shape(dy) != y.shape:
             raise ValueError(f"Graph.backward: cotangent has shape {list(jnp.shape(dy))}; expected {list(y.shape)}")
         seeds.append(jnp.asarray(dy, y.dtype))
+    if all(seed is None for seed in seeds):
+        raise ValueError("Graph.backward: cotangent has nothing for a floating result; expected at least one array")
     return seeds
 
 

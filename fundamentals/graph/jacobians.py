@@ -46,14 +46,14 @@ class Jacobian(NamedTuple):
     bytes: int  # of the matrix
     vjp_bytes: int  # of the cotangent that comes in, M entries, and of the one that goes out, N
     pattern: str  # "diagonal", "block diagonal (5 blocks of 3 × 7)", …: the most specific that is true
-    nonzero: int  # entries that are not zero, at x or nearby
+    nonzero: int  # entries that are not zero at x; the pattern may allow for more
     proven: bool  # whether the program says so: no entry of the result takes more than its own entry of x
 
     def __str__(self) -> str:
         m, n = self.matrix.shape
         how = "known from the program" if self.proven else "as found at x and three points beside it"
         return (
-            f"Jacobian {m:,} × {n:,}, {self.pattern} ({how}): {self.nonzero:,} of {m * n:,} entries not zero; "
+            f"Jacobian {m:,} × {n:,}, {self.pattern} ({how}): {self.nonzero:,} of {m * n:,} entries not zero at x; "
             f"{_size(self.bytes)}, VJP {_size(self.vjp_bytes)}"
         )
 
@@ -131,7 +131,7 @@ def jacobian(fn: Callable[..., Any], x: Any, *, max_bytes: int = 2**30) -> Jacob
     pattern = describe(support, values if constant else None)
     if proven and not _is_linear(flat):
         pattern = "diagonal"  # what else it seems to be here, it need not be elsewhere
-    return Jacobian(matrix, sizes.jacobian, sizes.vjp, pattern, int(support.sum()), proven)
+    return Jacobian(matrix, sizes.jacobian, sizes.vjp, pattern, int(np.count_nonzero(values)), proven)
 
 
 def works_entry_by_entry(flat: program.Program) -> bool:

@@ -22,6 +22,14 @@ def _broadcast(call: Call, g: Any) -> Derivative:
 
 
 def _reshape(call: Call, g: Any) -> Derivative:
+    x, order = call.operands[0], call.params["dimensions"]
+    if order is None:
+        return _shaped_back(call, g)
+    back = [int(axis) for axis in np.argsort(order)]  # columns first: transposed, then reshaped
+    return (jnp.transpose(g.reshape([x.shape[axis] for axis in order]), back),)
+
+
+def _shaped_back(call: Call, g: Any) -> Derivative:
     return g.reshape(jnp.shape(call.operands[0])), *(None for _ in call.operands[1:])
 
 
@@ -40,7 +48,7 @@ def _concatenate(call: Call, g: Any) -> Derivative:
 
 
 def _split(call: Call, g: Any) -> Derivative:
-    return (jnp.concatenate(g, call.params["axis"]),)
+    return (jnp.concatenate(g if isinstance(g, tuple) else (g,), call.params["axis"]),)
 
 
 def _stack(call: Call, g: Any) -> Derivative:
@@ -48,13 +56,17 @@ def _stack(call: Call, g: Any) -> Derivative:
 
 
 def _unstack(call: Call, g: Any) -> Derivative:
-    return (jnp.stack(g, call.params["axis"]),)
+    return (jnp.stack(g if isinstance(g, tuple) else (g,), call.params["axis"]),)
 
 
 def _tile(call: Call, g: Any) -> Derivative:
     (x,) = call.operands
     split = [n for pair in zip(call.params["reps"], x.shape, strict=True) for n in pair]
     return (jnp.sum(g.reshape(split), axis=tuple(range(0, 2 * x.ndim, 2))),)
+
+
+def _round(call: Call, g: Any) -> Derivative:
+    return (jax.lax.reduce_precision(g, call.params["exponent_bits"], call.params["mantissa_bits"]),)
 
 
 def _pad(call: Call, g: Any) -> Derivative:
@@ -78,19 +90,21 @@ def _slice(call: Call, g: Any) -> Derivative:
 
 def _dynamic_slice(call: Call, g: Any) -> Derivative:
     x, *starts = call.operands
-    return jax.lax.dynamic_update_slice(jnp.zeros(x.shape, g.dtype), g, starts), *(None for _ in starts)
+    dx = jax.lax.dynamic_update_slice(jnp.zeros(x.shape, g.dtype), g, starts, allow_negative_indices=False)
+    return dx, *(None for _ in starts)
 
 
 def _dynamic_update_slice(call: Call, g: Any) -> Derivative:
     _, update, *starts = call.operands
-    under = jax.lax.dynamic_update_slice(g, jnp.zeros(update.shape, g.dtype), starts)
-    return under, jax.lax.dynamic_slice(g, starts, update.shape), *(None for _ in starts)
+    plain = {"allow_negative_indices": False}  # JAX has seen to them before
+    under = jax.lax.dynamic_update_slice(g, jnp.zeros(update.shape, g.dtype), starts, **plain)
+    return under, jax.lax.dynamic_slice(g, starts, update.shape, **plain), *(None for _ in starts)
 
 
 MOVES: dict[str, Rule] = {
     "broadcast_in_dim": Rule("copied forward, so added backward", _broadcast),
     "reshape": Rule("reshaped back", _reshape),
-    "squeeze": Rule("reshaped back", _reshape),
+    "squeeze": Rule("reshaped back", _shaped_back),
     "transpose": Rule("transposed back", _transpose),
     "rev": Rule("reversed back", _reverse),
     "concatenate": Rule("cut apart", _concatenate),
@@ -98,6 +112,7 @@ MOVES: dict[str, Rule] = {
     "stack": Rule("cut apart", _stack),
     "unstack": Rule("joined", _unstack),
     "tile": Rule("copied forward, so added backward", _tile),
+    "reduce_precision": Rule("rounded as the value was", _round),
     "pad": Rule("the padding is cut off", _pad),
     "slice": Rule("zeros for what was not taken", _slice),
     "dynamic_slice": Rule("zeros for what was not taken", _dynamic_slice),

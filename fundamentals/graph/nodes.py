@@ -56,3 +56,13 @@ class Node(NamedTuple):
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
         return f"Node({self.index}, {self.operation}{name}, operands={self.operands})"
+
+
+def called(node: Node) -> str:
+    """What an operation is called: by JAX, or by the author of a function with its own derivative rule."""
+    if node.inside or not node.operation.startswith("custom_"):
+        return node.operation
+    params = getattr(node.equation, "params", {})
+    program = params.get("call_jaxpr") or params.get("fun_jaxpr")
+    info = getattr(getattr(program, "jaxpr", program), "debug_info", None)
+    return str(getattr(info, "func_name", "") or "").partition(" ")[0] or node.operation

@@ -15,25 +15,38 @@ class NonFinite(NamedTuple):
     """The nodes where NaN or infinity first appears, or None."""
 
     forward: Node | None  # its value has some, its operands have none
-    backward: Node | None  # what it sends back has some, what comes in has none
+    backward: Node | None  # what it sends back has some, what comes in has none; None before `backward`, too
+    is_swept: bool  # whether there are gradients
 
     def __str__(self) -> str:
         lines = []
         if self.forward is not None:
             lines.append(f"forward: {_place(self.forward)} gives {_census(self.forward.value)}")
         if self.backward is not None:
-            lines.append(f"backward: {_place(self.backward)} sends back {_census(self.backward.downstream)}")
-        return "\n".join(lines) or "all values and gradients are finite"
+            sends = _has(self.backward.downstream)
+            found = (
+                f"sends back {_census(self.backward.downstream)}"
+                if sends
+                else f"gets {_census(self.backward.upstream)}"
+            )
+            lines.append(f"backward: {_place(self.backward)} {found}")
+        if not lines:
+            return "all values and gradients are finite" if self.is_swept else "all values are finite; no gradients yet"
+        return "\n".join(lines)
 
 
-def first_nonfinite(nodes: Sequence[Node]) -> NonFinite:
-    """Forward the first node, backward the last. What depends on no argument, a −inf that masks, does not count."""
-    varies: dict[int, bool] = {}
-    for node in nodes:
-        varies[node.index] = node.operation == INPUT or any(varies[i] for i in node.operands)
-    forward = next((node for node in nodes if varies[node.index] and _has(node.value)), None)
+def first_nonfinite(nodes: Sequence[Node], is_swept: bool) -> NonFinite:
+    """Forward the first node, backward the last one. An infinite constant does not count: it may be there to mask."""
+    bad = {node.index: _has(node.value) for node in nodes}
+    forward = next((n for n in nodes if bad[n.index] and not any(bad[i] for i in n.operands) and not _masks(n)), None)
     backward = next((node for node in reversed(nodes) if _has(node.downstream) or _has(node.upstream)), None)
-    return NonFinite(forward, backward)
+    return NonFinite(forward, backward, is_swept)
+
+
+def _masks(node: Node) -> bool:
+    return (
+        node.is_leaf and node.operation != INPUT and not any(bool(jnp.any(jnp.isnan(x))) for x in _arrays(node.value))
+    )
 
 
 def _arrays(value: Any) -> list[Any]:
@@ -49,7 +62,8 @@ def _census(value: Any) -> str:
     arrays = [np.asarray(x) for x in _arrays(value)]
     nans, infinite = (sum(int(np.sum(test(x))) for x in arrays) for test in (np.isnan, np.isinf))
     parts = [f"{nans} NaN"] * bool(nans) + [f"{infinite} infinite"] * bool(infinite)
-    return f"{' and '.join(parts)} among {sum(x.size for x in arrays)} numbers"
+    size = sum(x.size for x in arrays)
+    return f"{' and '.join(parts)} among {size} number{'s' * (size != 1)}"
 
 
 def _place(node: Node) -> str:

@@ -17,7 +17,7 @@ from fundamentals.graph.control import is_inexact
 from fundamentals.graph.derivatives import CONTROL, MIXING
 from fundamentals.graph.entrywise import ENTRYWISE, FLAT
 from fundamentals.graph.moves import MOVES
-from fundamentals.graph.nodes import FALLBACK, RESULT, Node
+from fundamentals.graph.nodes import FALLBACK, LITERAL, RESULT, Node, called
 from fundamentals.graph.text import text
 from fundamentals.program import CUSTOM_CALLS
 
@@ -34,18 +34,18 @@ _PATTERNS = {
     **dict.fromkeys(("scan", "while"), LOOPS),
     **dict.fromkeys(CUSTOM_CALLS, RULE),
     **dict.fromkeys(FLAT, BLOCKS),
-    **dict.fromkeys(
-        ("copy", "copy_p", "convert_element_type", "reduce_precision", "optimization_barrier", "device_put"), PASSES
-    ),
+    **dict.fromkeys(("copy", "copy_p", "convert_element_type", "optimization_barrier", "device_put"), PASSES),
     "broadcast_in_dim": COPIES,
 }
 
 
-def pattern(node: Node) -> str:
+def pattern(node: Node, nodes: Sequence[Node]) -> str:
     """The word for a node; empty for a leaf and for what has none."""
     floating = any(map(is_inexact, node.value)) if isinstance(node.value, tuple) else is_inexact(node.value)
     if node.is_leaf or node.operation == RESULT or node.inside or not floating:
         return ""
+    if node.operation in ("mul", "div") and any(nodes[i].operation == LITERAL for i in node.operands):
+        return SCALES  # by a number
     return _PATTERNS.get(node.operation, SCALES if node.operation in ENTRYWISE else "")
 
 
@@ -71,31 +71,35 @@ def _own(nodes: Sequence[Node], node: Node) -> str:
         return f"{title} is {kind}: its value is {text(node.value)}{back}."
     names = [_named(nodes, nodes[i]) for i in node.operands]
     if node.upstream is None:
-        return f"{node.operation} {_general(node)}" if not node.derivative else f"{node.operation} sends nothing back."
+        return (
+            f"{called(node)} {_general(nodes, node)}" if not node.derivative else f"{called(node)} sends nothing back."
+        )
     if node.operation == RESULT:
         return f"{title} is result {node.item} of {nodes[node.operands[0]].operation}."
     g = text(node.upstream)
     sent = [(n, i, dx) for n, (i, dx) in enumerate(zip(node.operands, node.downstream, strict=True)) if dx is not None]
     if not sent:
-        return f"{node.operation} blocks: of {g} nothing goes back."
+        return f"{called(node)} blocks: of {g} nothing goes back."
     if node.operation in ("max", "min"):
         return _choice(nodes, node, names, g)
-    if node.operation in ("mul", "div") and {*node.operands} != {node.operands[0]}:
+    if node.operation == "select_n" and len(names) == 3:
+        return _selection(nodes, node, names, g)
+    if node.operation in ("mul", "div") and pattern(node, nodes) == SWITCHES:
         return (
-            f"{node.operation} switches: "
+            f"{called(node)} switches: "
             + _and(f"{names[n]} gets {g} × {_factor(node, n, names)} = {text(dx)}" for n, _, dx in sent)
             + "."
         )
     if node.operation in ("add", "add_any", "sub"):
         return (
-            f"{node.operation} distributes: {g} goes to "
+            f"{called(node)} distributes: {g} goes to "
             + _and(f"{names[n]}{_change(nodes, node, n)}" for n, *_ in sent)
             + "."
         )
     if node.inside or node.operation in ENTRYWISE:
         return _scaling(nodes, node, names, sent, g)
     return (
-        f"{node.operation} {_general(node)} {g} comes in; "
+        f"{called(node)} {_general(nodes, node)} {g} comes in; "
         + _and(f"{names[n]} gets {text(dx)}" for n, _, dx in sent)
         + "."
     )
@@ -112,24 +116,32 @@ def _scaling(nodes: Sequence[Node], node: Node, names: list[str], sent: Sequence
         else f"{names[n]} gets {g} × {text(_number(node.local[n]))} = {text(dx)}"
         for n, _, dx in sent
     ]
-    return f"{node.operation}{same} {verb} {_and(parts)}{f', as dy/dx = {formula}' if formula else ''}."
+    return f"{called(node)}{same} {verb} {_and(parts)}{f', the slope {_explained(formula)}' if formula else ''}."
+
+
+def _selection(nodes: Sequence[Node], node: Node, names: list[str], g: str) -> str:
+    mask, size = np.asarray(nodes[node.operands[0]].value), np.size(node.value)
+    if not size or np.ndim(node.value) == 0 or mask.ndim == 0:
+        return f"{called(node)} routes: all of {g} goes to {names[2 if mask.all() else 1]}."
+    here = int(np.sum(mask)) * (size // mask.size)
+    return f"{called(node)} routes: of {size} entries {here} go to {names[2]}, {size - here} to {names[1]}."
 
 
 def _choice(nodes: Sequence[Node], node: Node, names: list[str], g: str) -> str:
     a, b = (nodes[i].value for i in node.operands)
     if np.ndim(node.value) == 0:
         if bool(a == b):
-            return f"{node.operation} routes: a tie, so {names[0]} and {names[1]} get half of {g} each."
+            return f"{called(node)} routes: a tie, so {names[0]} and {names[1]} get half of {g} each."
         first = bool(a > b) == (node.operation == "max")
         sign = ">" if bool(a > b) else "<"
         shown = f"{text(a)} {sign} {text(b)}"
-        return f"{node.operation} routes: all of {g} goes to {names[0] if first else names[1]}, as {shown}."
+        return f"{called(node)} routes: all of {g} goes to {names[0] if first else names[1]}, as {shown}."
     a, b = np.broadcast_arrays(a, b)
     ties = int(np.sum(a == b))
     more = int(np.sum(a > b if node.operation == "max" else a < b))
     rest = a.size - ties - more
     tie = f"; {ties} ties are shared" if ties else ""
-    return f"{node.operation} routes: of {a.size} entries {more} go to {names[0]}, {rest} to {names[1]}{tie}."
+    return f"{called(node)} routes: of {a.size} entries {more} go to {names[0]}, {rest} to {names[1]}{tie}."
 
 
 def _change(nodes: Sequence[Node], node: Node, n: int) -> str:
@@ -139,10 +151,16 @@ def _change(nodes: Sequence[Node], node: Node, n: int) -> str:
     return signed if same else f"{signed}, added up to {text(node.downstream[n])}"
 
 
+def _explained(formula: str) -> str:
+    """A formula, and what its letters are."""
+    letters = {"y": "its result", "x": "its operand"}
+    return f"{formula} ({', '.join(f'{a}: {what}' for a, what in letters.items() if a in formula)})"
+
+
 def _factor(node: Node, n: int, names: list[str]) -> str:
     if node.operation == "mul":
-        return f"{names[1 - n]}"
-    return f"1/{names[1]}" if n == 0 else f"(−y/{names[1]})"
+        return names[1 - n]
+    return f"1/{names[1]}" if n == 0 else text(node.local[1])
 
 
 def recognized(nodes: Sequence[Node], node: Node) -> str:
@@ -176,14 +194,14 @@ _KNOWN: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _general(node: Node) -> str:
+def _general(nodes: Sequence[Node], node: Node) -> str:
     """What a node does to any upstream gradient."""
     if node.operation in MIXING:
-        return f"{pattern(node)}: {MIXING[node.operation].words}."
+        return f"{pattern(node, nodes)}: {MIXING[node.operation].words}."
     if node.operation in CONTROL:
-        return f"{pattern(node)}: {CONTROL[node.operation][0]}."
+        return f"{pattern(node, nodes)}: {CONTROL[node.operation][0]}."
     if node.operation in ENTRYWISE:
-        return f"{pattern(node)}: local derivatives {', '.join(ENTRYWISE[node.operation].formulas)}."
+        return f"{pattern(node, nodes)}: local derivatives {', '.join(ENTRYWISE[node.operation].formulas)}."
     if node.operation in CUSTOM_CALLS:
         return "has a derivative rule of its own."
     if node.operation in FLAT:
@@ -198,7 +216,7 @@ def _named(nodes: Sequence[Node], node: Node) -> str:
         return f"{_named(nodes, nodes[node.operands[0]])}[{node.item}]"
     if node.operation in ("literal", "constant") and not node.name:
         return text(node.value)
-    return node.name or f"{node.operation} ({node.index})"
+    return node.name or f"{called(node)} (#{node.index})"
 
 
 def _number(local: Any) -> Any:

@@ -69,6 +69,8 @@ def _convolution(call: Call, g: Any) -> Derivative:
     CPU (JAX 0.10) reads what lies before the array.
     """
     x, w = call.operands
+    if not g.size:
+        return jnp.zeros_like(x), jnp.zeros_like(w)
     params, spec = call.params, call.params["dimension_numbers"]
     groups = params["feature_group_count"]
     sizes = [[array.shape[i] for i in layout[2:]] for array, layout in zip((x, w, g), spec, strict=True)]

@@ -120,9 +120,10 @@ def scene(
     dots = branches + [
         Dot(*at[place[i]], 4.0, PALE if mark.faded else INK) for i, mark in drawn.items() if mark.kind == DOT
     ]
-    drawn_wires, dots, shapes, texts = in_rows(Drawn(drawn_wires, dots, shapes, texts), row_width)
-    _, _, right, bottom = bounds(Drawn(drawn_wires, dots, shapes, texts))
-    foot = _legend(drawn_wires, texts, bottom + 12, nodes, told, drawn)
+    whole = Drawn(drawn_wires, dots, shapes, texts)
+    drawn_wires, dots, shapes, texts = rows = in_rows(whole, row_width)
+    _, _, right, bottom = bounds(rows)
+    foot = _legend(drawn_wires, texts, bottom + 12, nodes, told, drawn, rows is not whole)
     if title:
         texts.append(Text(_MARGIN, _MARGIN + 0.6 * _TITLE, title, _TITLE, "start", INK, bold=True))
     right = max([right, *(text.rectangle[2] for text in texts)])
@@ -263,6 +264,7 @@ def _legend(
     nodes: Sequence[Node],
     uses: Sequence[Link],
     drawn: Mapping[int, Mark],
+    in_several: bool,
 ) -> float:
     """Adds what the colors mean, from a height downwards; the height where it ends."""
     swept, x = was_swept(nodes), _MARGIN
@@ -279,6 +281,10 @@ def _legend(
         lines.append("where a value is used several times: the sum at its node, the shares at those that use it")
     if any(mark.faded for mark in drawn.values()):
         lines.append("pale: no gradient flows")
+    if any("‖" in text.words for text in texts):
+        lines.append("[2, 3] ‖·‖ 0.5: an array's shape and norm")
+    if in_several:
+        lines.append("a1, b1, …: wires that go on in the next row")
     if any(text.alarm for text in texts):
         lines.append("marked: not all entries are finite")
     for number, line in enumerate(lines):

@@ -75,6 +75,8 @@ def _cuts(support: np.ndarray) -> int:
 
 def _interleaved(support: np.ndarray) -> str:
     """Entries meet only those of the same place in another block, as features do across a batch; else nothing."""
+    if support.all():
+        return ""
     m, n = support.shape
     rows, columns = np.nonzero(support)
     for size in _divisors(math.gcd(m, n)):

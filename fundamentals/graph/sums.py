@@ -25,6 +25,8 @@ def _sum(call: Call, g: Any) -> Derivative:
 def _product(call: Call, g: Any) -> Derivative:
     """∂y/∂x_i is the product of the others: of those before and those behind, so that x_i = 0 does not divide."""
     (x,), axes = call.operands, call.params["axes"]
+    if not x.size:
+        return (jnp.zeros_like(x),)
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     rows = jnp.transpose(x, (*kept, *axes)).reshape(*(x.shape[axis] for axis in kept), -1)
     one = jnp.ones((*rows.shape[:-1], 1), x.dtype)
@@ -40,7 +42,7 @@ def _extremum(call: Call, g: Any) -> Derivative:
     (x,), (y,) = call.operands, call.results
     there = x == _stretched(call, y)
     shares = jnp.sum(there, axis=call.params["axes"]).astype(x.dtype)
-    return (jnp.where(there, _stretched(call, g / shares), jnp.zeros((), g.dtype)),)
+    return (there.astype(g.dtype) * _stretched(call, g / shares),)  # NaN nowhere is the largest: 0 · ∞
 
 
 def _running_sum(call: Call, g: Any) -> Derivative:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fundamentals.graph import patterns
-from fundamentals.graph.nodes import AUTHOR, FALLBACK, RESULT, Node
+from fundamentals.graph.nodes import AUTHOR, FALLBACK, RESULT, Node, called
 from fundamentals.graph.text import text
 from fundamentals.program import short
 
@@ -25,7 +25,8 @@ def table(nodes: Sequence[Node], outputs: Sequence[int], name: str) -> str:
         ).rstrip()
         for row in rows
     ]
-    notes = []
+    results = ", ".join(_short(nodes[i]) for i in outputs)
+    notes = [f"result: {results}"]
     if any(node.derivative == FALLBACK for node in nodes):
         notes.append("* not in the table of derivatives: jax.vjp of the operation")
     if any(node.derivative == AUTHOR for node in nodes):
@@ -35,18 +36,18 @@ def table(nodes: Sequence[Node], outputs: Sequence[int], name: str) -> str:
 
 def _row(nodes: Sequence[Node], node: Node, outputs: Sequence[int]) -> tuple[str, ...]:
     mark = {FALLBACK: " *", AUTHOR: " †"}.get(node.derivative, "")
-    title = node.name if node.is_leaf or node.operation == RESULT else node.operation + mark
+    title = node.name if node.is_leaf or node.operation == RESULT else called(node) + mark
     if node.name and not (node.is_leaf or node.operation == RESULT):
         title = f"{node.name} = {title}"
     return (
-        f"{node.index}{'→' if node.index in outputs else ''}",
+        f"#{node.index}",
         title or node.operation,
         ", ".join(_short(nodes[i]) for i in node.operands),
         text(node.value),
         text(node.upstream),
         ", ".join(text(x) for x in node.local) if any(x is not None for x in node.local) else "",
         ", ".join(text(x) for x in node.downstream),
-        patterns.pattern(node),
+        patterns.pattern(node, nodes),
         short(node.source),
     )
 
@@ -54,4 +55,4 @@ def _row(nodes: Sequence[Node], node: Node, outputs: Sequence[int]) -> tuple[str
 def _short(node: Node) -> str:
     if node.operation == "literal":
         return text(node.value)
-    return node.name or str(node.index)
+    return node.name or f"#{node.index}"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 NOTHING = "–"  # where there is no value
-_SHOWN = 3  # entries of an array that is written out
+_SHOWN, _LONGEST = 3, 30  # entries of an array that is written out, and its characters
 _SUPERSCRIPTS = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
 
 
@@ -38,8 +38,8 @@ def text(value: Any, digits: int = 3) -> str:
         return number(array.item(), digits + 1)
     if array.size == 0:
         return f"{_shape(array)} empty"
-    if array.size <= _SHOWN:
-        return _entries(array, digits)
+    if array.size <= _SHOWN and len(entries := _entries(array, digits)) <= _LONGEST:
+        return entries
     if array.dtype.kind not in "fc":
         return f"{_shape(array)} {dtype if dtype is not None else array.dtype}"
     return f"{_shape(array)} ‖·‖ {number(_norm(array), digits)}"

@@ -25,8 +25,9 @@ from fundamentals.graph.nodes import CONSTANT, INPUT, LITERAL, RESULT, Node, Sco
 from fundamentals.program import PLAIN_CALLS, execute, held, line
 
 _JAX, _PYTHON = (os.path.dirname(os.path.abspath(module.__file__ or "")) + os.sep for module in (jax, os))
+_NETWORKS = os.path.join(_JAX, "_src", "nn", "functions.py")
 _MARK = "#"  # between a scope's name and its number
-_ASSIGNMENT = re.compile(r"\s*([A-Za-z_]\w*)\s*=[^=]")
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z_]\w*)\s*=[^=][^;]*$")
 
 
 class Recorder:
@@ -73,6 +74,10 @@ class Recorder:
 
     def apply(self, equation: Any, inputs: list[int], scope: tuple[Scope, ...], source: str) -> list[int]:
         """The nodes of the results of an operation."""
+        if equation.primitive.name == "convert_element_type":
+            (operand,) = (self.nodes[i].value for i in inputs)
+            if operand.dtype == equation.outvars[0].aval.dtype:  # from a Python number, to the same dtype
+                return inputs
         values = execute(equation, [self.nodes[i].value for i in inputs])
         where: dict[str, Any] = {"scope": scope, "source": source}
         value = values[0] if len(values) == 1 else tuple(values)
@@ -133,8 +138,11 @@ def calls_as_scopes() -> Iterator[None]:
 @functools.cache
 def _is_library(path: str) -> bool:
     """Whether a file is JAX's or of Python's standard library; other packages may lie inside of that folder."""
-    own = path.startswith(_PYTHON) and "site-packages" not in path and "dist-packages" not in path
-    return own or path.startswith((_JAX, "<"))
+    if path.startswith(_JAX):
+        return not path.startswith(_NETWORKS)  # whose functions are those that people know by name
+    return path.startswith("<") or (
+        path.startswith(_PYTHON) and "site-packages" not in path and "dist-packages" not in path
+    )
 
 
 def _scopes(equation: Any) -> tuple[Scope, ...]:
@@ -142,6 +150,8 @@ def _scopes(equation: Any) -> tuple[Scope, ...]:
     found = []
     for part in filter(None, str(equation.source_info.name_stack).split("/")):
         name, _, number = part.rpartition("(")[2].rstrip(")").partition(_MARK)
+        if name and "transpose(" in part:  # the backward pass of a call, which is not where the call is
+            name = f"transpose({name})"
         if name:  # a transformation of a function without a name: vmap()
             found.append(Scope(name, int(number) if number.isdecimal() else 0))
     return tuple(found)

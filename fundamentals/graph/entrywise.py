@@ -101,7 +101,7 @@ ENTRYWISE: dict[str, Entrywise] = {
     "cosh": _of("sinh x", lambda y, x: jnp.sinh(x)),
     "tanh": _of("1 − y²", lambda y, x: (1 - y) * (1 + y)),
     "asinh": _of("1/√(x² + 1)", lambda y, x: jax.lax.rsqrt(x * x + 1)),
-    "acosh": _of("1/√(x² − 1)", lambda y, x: jax.lax.rsqrt((x - 1) * (x + 1))),
+    "acosh": _of("1/√(x² − 1)", lambda y, x: jax.lax.rsqrt(x - 1) * jax.lax.rsqrt(x + 1)),
     "atanh": _of("1/(1 − x²)", lambda y, x: 1 / ((1 - x) * (1 + x))),
     # special functions
     "erf": _of("2/√π·exp(−x²)", lambda y, x: _TWO_OVER_ROOT_PI * jnp.exp(-x * x)),
@@ -127,7 +127,7 @@ ENTRYWISE: dict[str, Entrywise] = {
 
 # Of these no gradient comes back: they are constant between jumps, or meant to block it.
 FLAT = {
-    *("floor", "ceil", "round", "sign", "is_finite", "nextafter", "stop_gradient", "iota", "argmax", "argmin"),
+    *("floor", "ceil", "round", "sign", "is_finite", "stop_gradient", "iota", "argmax", "argmin"),
     *("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "reduce_and", "reduce_or", "reduce_xor"),
     *("shift_left", "shift_right_logical", "shift_right_arithmetic", "population_count", "clz", "bitcast_convert_type"),
     *("random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split", "random_clone"),

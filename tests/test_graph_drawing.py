@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib import image
 
 from fundamentals.graph.dot import to_dot
 from fundamentals.graph.drawing import draw
@@ -332,7 +333,6 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_png(board_graph, tmp_path):
-    image = pytest.importorskip("matplotlib.image")
     draw(board_graph.nodes, board_graph.outputs, tmp_path / "graph.png")
     picture = _shapes(board_graph)
     pixels = image.imread(tmp_path / "graph.png")

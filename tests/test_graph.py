@@ -380,12 +380,21 @@ def test_a_gradient_inside_folds():
     def step(w, x):
         return w - 0.1 * jax.grad(lambda w: jnp.sum(model(w, x) ** 2))(w)
 
-    graph = trace(step, jnp.eye(3) + 0.2, jnp.arange(6.0).reshape(2, 3) / 5)
-    graph = graph.backward(jnp.ones((3, 3)))
+    w, x = jnp.arange(12.0).reshape(3, 4) / 9 - 0.5, jnp.arange(6.0).reshape(2, 3) / 5 - 0.3
+    dy = jnp.arange(12.0).reshape(3, 4) ** 2 / 50 - 1
+    graph = trace(step, w, x).backward(dy)
+    for found, right in zip(graph.gradients, jax.vjp(step, w, x)[1](dy), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
     assert set(graph.functions) == {"model", "transpose(model)"}
     for folded in (graph.fold(), graph.fold("model"), graph.fold("transpose(model)"), graph.readable(3)):
         for one, other in zip(folded.gradients, graph.gradients, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_functions_typed_at_a_prompt_fold():
+    names = {}
+    exec("import jax.numpy as jnp\ndef squash(x): return jnp.tanh(x)\ndef f(x): return squash(x) * x", names)
+    assert trace(names["f"], 1.0).functions == {"squash": 1}
 
 
 def test_jax_s_own_networks_fold():

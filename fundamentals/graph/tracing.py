@@ -140,7 +140,7 @@ def _is_library(path: str) -> bool:
     """Whether a file is JAX's or of Python's standard library; other packages may lie inside of that folder."""
     if path.startswith(_JAX):
         return not path.startswith(_NETWORKS)  # whose functions are those that people know by name
-    return path.startswith("<") or (
+    return path.startswith("<frozen") or (  # what is typed at a prompt is in "<stdin>"
         path.startswith(_PYTHON) and "site-packages" not in path and "dist-packages" not in path
     )
 

@@ -190,6 +190,31 @@ def signs(function: str, name: str, labels: Array) -> None:
             raise ValueError(f"{function}: {name} has the value {wrong.flat[0]}; expected -1 or +1")
 
 
+def both_signs(function: str, name: str, labels: Array) -> None:
+    """Labels of −1 and +1 are of both kinds; checked when they are concrete."""
+    values = _concrete(labels)
+    if values is not None and values.size and np.all(values == values.flat[0]):
+        raise ValueError(
+            f"{function}: {name} is {values.flat[0]} everywhere; expected both classes, -1 and +1"
+        )
+
+
+def positive(function: str, name: str, x: Array) -> None:
+    """All entries are positive and finite; checked when they are concrete."""
+    values = _concrete(x)
+    if values is not None and not (np.all(values > 0) and np.all(np.isfinite(values))):
+        wrong = values[~((values > 0) & np.isfinite(values))]
+        raise ValueError(f"{function}: {name} has the value {wrong.flat[0]}; expected positive numbers")
+
+
+def finite(function: str, name: str, x: Array) -> None:
+    """No entry is NaN or infinite; checked when they are concrete."""
+    values = _concrete(x)
+    if values is not None and not np.all(np.isfinite(values)):
+        place = ", ".join(map(str, np.argwhere(~np.isfinite(values))[0]))
+        raise ValueError(f"{function}: {name}[{place}] is {values[~np.isfinite(values)][0]}; expected finite numbers")
+
+
 def interval(function: str, bounds: str, **values: Any) -> None:
     """Hyperparameters lie in an interval written as in mathematics: "[0, 1)", "(0, inf)".
 

@@ -10,9 +10,9 @@ fit by accident; labels repeat; means are not zero, but where the rule has no ki
 rule's name is its primal's, with the options where they are not the default.
 """
 
-from fundamentals.catalogue import activations, layers, losses, models
+from fundamentals.catalogue import activations, layers, losses, models, svm
 from fundamentals.catalogue.examples import Entry, Sizes
 
-RULES: dict[str, Entry] = activations.RULES | layers.RULES | losses.RULES | models.RULES
+RULES: dict[str, Entry] = activations.RULES | layers.RULES | losses.RULES | svm.RULES | models.RULES
 
 __all__ = ["RULES", "Entry", "Sizes"]

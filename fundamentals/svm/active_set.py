@@ -1,0 +1,233 @@
+"""Pairwise steps on an active set of points, in rounds, until the optimum or what was asked for.
+
+Each step (`smo`) takes two rows of the Gram matrix K and a pass over all points, which is wasted on points that stay
+where they are: α = 0 far beyond the margin, α = c far inside of it. So the steps run on an active set, the points that
+are free
+(0 < α < c) or violate their condition most, until these agree among themselves; then the errors of all points are
+brought up to date and another set is chosen. (In libsvm's words this is shrinking, with every round an unshrinking; the
+choice by violation is that of T. Joachims, Making large-scale SVM learning practical, 1999, section 3.) A round ends
+when the active set's violation is a tenth of what the whole set's was, or what was asked for.
+
+Memory is that of the active set's Gram matrix and of some of its rows with all points, however many points there are.
+Where the active set is all points, it is the whole Gram matrix, computed once.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fundamentals import _checks
+from fundamentals.base import Array, DTypeLike
+from fundamentals.svm import smo
+from fundamentals.svm.machines import Kernel
+
+WHOLE = 2048
+"""Up to so many points, the active set is all of them."""
+
+ROWS = 256
+"""The most rows of K with all points that are computed at a time."""
+
+ROUNDS = 50
+"""Rounds without progress, after which rounding errors are all that is left."""
+
+
+class Problem(NamedTuple):
+    """A dual in signed coefficients β = α y, and what is asked of its solution."""
+
+    kernel: Kernel
+    x: Array  # [N, D]
+    y: Array  # [N], ±1
+    low: Array  # [N], bounds of β: [0, c] for y = 1, [−c, 0] for y = −1
+    high: Array  # [N]
+    tolerance: Array  # [], of the violation
+    relative_gap: Array  # [], of the duality gap; infinite where any will do
+    max_steps: Array  # [], int32
+
+
+class Sizes(NamedTuple):
+    """The numbers of points that a program is compiled for."""
+
+    active: int
+    rows: int  # of K with all points, at a time
+
+
+class Quality(NamedTuple):
+    """How good a β is, and the bias that goes with it."""
+
+    bias: Array  # []
+    dual: Array  # []
+    gap: Array  # []
+    violation: Array  # []
+    enough: Array  # [], bool: it is what was asked for
+
+
+class Solution(NamedTuple):
+    """Where the rounds end."""
+
+    beta: Array  # [N]
+    steps: Array  # [], int32
+    quality: Quality
+
+
+class Progress(NamedTuple):
+    """The state between two rounds."""
+
+    beta: Array  # [N]
+    errors: Array  # [N], Kβ − y
+    steps: Array  # [], int32
+    target: Array  # [], the violation worked for: the tolerance, or less where the gap asks for it
+    best: Array  # [], the smallest violation so far
+    since: Array  # [], int32: rounds since then
+
+
+def choose_sizes(function: str, n: int, dtype: DTypeLike, memory_bytes: int) -> Sizes:
+    """How many of n points are active: all of few, a quarter of many, and what fits, K twice while it is computed."""
+    _checks.positive_integers(function, memory_bytes=memory_bytes)
+    itemsize = jnp.dtype(dtype).itemsize
+    active = n if n <= WHOLE else max(WHOLE // 2, n // 4)
+    active = min(active, int((memory_bytes / 2 / itemsize) ** 0.5))
+    rows = min(ROWS, active, memory_bytes // (2 * n * itemsize))
+    if min(active, rows) < min(n, 16):
+        least = 2 * itemsize * max(16 * n, 256)
+        raise ValueError(f"{function}: memory_bytes is {memory_bytes}; expected at least {least} for {n} points")
+    return Sizes(active, rows)
+
+
+@functools.partial(jax.jit, static_argnames="sizes")
+def solve(problem: Problem, sizes: Sizes) -> Solution:
+    """The whole program, from the points to coefficients and what they are worth."""
+    if sizes.active == len(problem.y):
+        gram = problem.kernel(problem.x, problem.x)
+        return _one_after_the_other(_whole_set, gram, problem)
+    return _one_after_the_other(functools.partial(_active_sets, sizes), problem)
+
+
+def quality(problem: Problem, beta: Array, errors: Array) -> Quality:
+    """Bias, objective, gap and violation of a β with its errors.
+
+    The bias is the mean of −E over the free points, each of which says y f = 1; without any, the middle of [m, M].
+    """
+    y, low, high = problem.y, problem.low, problem.high
+    top, bottom = smo.extremes(beta, errors, low, high)
+    free = (beta > low) & (beta < high)
+    number = jnp.sum(free)
+    # Traced labels may be of one class only: then nothing can rise, or nothing fall.
+    middle = jnp.where(jnp.isinf(bottom), top, jnp.where(jnp.isinf(top), bottom, (top + bottom) / 2))
+    average = jnp.sum(jnp.where(free, -errors, 0)) / jnp.maximum(number, 1).astype(y.dtype)
+    bias = jnp.where(number > 0, average, middle)
+    excess = y * (errors + bias)  # y f − 1
+    alpha, price = jnp.abs(beta), high - low
+    gap = jnp.sum(jnp.where(excess > 0, alpha * excess, (alpha - price) * excess))  # equation 7 of `objectives`
+    dual, violation = jnp.sum(beta * (y - errors)) / 2, top - bottom
+    primal = jnp.maximum(dual + gap, jnp.finfo(y.dtype).tiny)
+    enough = (violation <= problem.tolerance) & (gap <= problem.relative_gap * primal)
+    return Quality(bias, dual, gap, violation, enough)
+
+
+def _one_after_the_other(solve: Callable[..., Solution], *args: Any) -> Solution:
+    """Under vmap, a loop over what is mapped: a batched while_loop would run each lane as long as the longest."""
+    solution: Solution = jax.custom_batching.sequential_vmap(lambda *args: solve(*args))(*args)
+    return solution
+
+
+def _whole_set(gram: Array, problem: Problem) -> Solution:
+    """Rounds in which all points are active; more than one where the gap, or rounding, asks for it."""
+
+    def round_(state: Progress) -> tuple[Array, Array, Array]:
+        pairs = smo.ascend(
+            gram,
+            state.beta,
+            state.errors,
+            problem.low,
+            problem.high,
+            tolerance=state.target,
+            max_steps=problem.max_steps - state.steps,
+        )
+        # The errors afresh, rid of what the steps' rounding has added up to.
+        return pairs.beta, jnp.matmul(gram, pairs.beta) - problem.y, pairs.steps
+
+    return _rounds(problem, round_)
+
+
+def _active_sets(sizes: Sizes, problem: Problem) -> Solution:
+    """Rounds on the points that are free or violate their condition most."""
+    kernel, x, y, low, high = problem.kernel, problem.x, problem.y, problem.low, problem.high
+
+    def add(errors: Array, points: Array, change: Array) -> Array:
+        """The errors after a change [A] of the coefficients of some points [A]: rows of K for those that did change."""
+        order = jnp.argsort(change == 0)  # stable: these first
+        points, change = points[order], change[order]
+        number = jnp.sum(change != 0)
+
+        def some(i: Array, errors: Array) -> Array:
+            # The last block may begin earlier, to end with the array: what it repeats counts as 0.
+            begin = jnp.minimum(i * sizes.rows, len(points) - sizes.rows)
+            new = jnp.arange(sizes.rows) + begin >= i * sizes.rows
+            rows = kernel(x[jax.lax.dynamic_slice_in_dim(points, begin, sizes.rows)], x)
+            weights = jnp.where(new, jax.lax.dynamic_slice_in_dim(change, begin, sizes.rows), 0)
+            return errors + jnp.matmul(weights, rows)
+
+        updated: Array = jax.lax.fori_loop(0, -(-number // sizes.rows), some, errors)
+        return updated
+
+    def round_(state: Progress) -> tuple[Array, Array, Array]:
+        beta, errors = state.beta, state.errors
+        top, bottom = smo.extremes(beta, errors, low, high)
+        surplus = -errors - (top + bottom) / 2  # of a point at its lower bound: > 0 where it wants to rise
+        largest = jnp.max(jnp.abs(surplus))
+        at_bound = jnp.where(beta <= low, surplus, -surplus)
+        free = (beta > low) & (beta < high)
+        urgency = jnp.where(free, 2 * largest + 1 + jnp.abs(surplus), at_bound)
+        # The worst pair is in, whatever else there is: without it a round could change nothing.
+        worst = ((beta < high) & (-errors == top)) | ((beta > low) & (-errors == bottom))
+        active = jax.lax.top_k(jnp.where(worst, 4 * largest + 2, urgency), sizes.active)[1]
+        points = x[active]
+        pairs = smo.ascend(
+            kernel(points, points),
+            beta[active],
+            errors[active],
+            low[active],
+            high[active],
+            tolerance=jnp.maximum(0.99 * state.target, 0.1 * (top - bottom)),
+            max_steps=problem.max_steps - state.steps,
+        )
+        errors = add(errors, active, pairs.beta - beta[active])
+        beta = beta.at[active].set(pairs.beta)
+        # Before it may end, the errors afresh.
+        top, bottom = smo.extremes(beta, errors, low, high)
+        ends = (top - bottom <= state.target) | (state.steps + pairs.steps >= problem.max_steps)
+        everyone = jnp.arange(len(y), dtype=active.dtype)
+        errors = jax.lax.cond(ends, lambda: add(-y, everyone, beta), lambda: errors)
+        return beta, errors, pairs.steps
+
+    return _rounds(problem, round_)
+
+
+def _rounds(problem: Problem, round_: Callable[[Progress], tuple[Array, Array, Array]]) -> Solution:
+    """Rounds until all that was asked for is there, or cannot be had."""
+
+    def unfinished(state: Progress) -> Array:
+        enough = quality(problem, state.beta, state.errors).enough
+        return ~enough & (state.steps < problem.max_steps) & (state.since < ROUNDS)
+
+    def next_round(state: Progress) -> Progress:
+        beta, errors, steps = round_(state)
+        violation = quality(problem, beta, errors).violation
+        better = violation < state.best
+        return Progress(
+            beta,
+            errors,
+            state.steps + steps,
+            jnp.where(violation <= state.target, state.target / 10, state.target),
+            jnp.where(better, violation, state.best),
+            jnp.where(better, 0, state.since + 1),
+        )
+
+    y = problem.y
+    infinite = jnp.asarray(jnp.inf, y.dtype)
+    start = Progress(jnp.zeros_like(y), -y, jnp.int32(0), problem.tolerance, infinite, jnp.int32(0))
+    end = jax.lax.while_loop(unfinished, next_round, start)
+    return Solution(end.beta, end.steps, quality(problem, end.beta, end.errors))

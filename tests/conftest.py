@@ -1,5 +1,6 @@
 """Strictness for every test: nothing is promoted silently, and warnings are errors (pyproject.toml)."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+# Programs are many objects, which JAX keeps: looking through all of them for garbage, again and again, takes a
+# twentieth of the time.
+gc.set_threshold(50_000)
 
 
 @pytest.fixture

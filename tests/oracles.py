@@ -20,13 +20,16 @@ def is_floating(tree: Any) -> bool:
 
 def fill(init: Callable[[Any], Any], seed: int = 0) -> Any:
     """Parameters of the shapes that `init(key)` gives, for which nothing is compiled."""
-    return jax.tree.map(jnp.asarray, parameters(np.random.default_rng(seed), init))
+    return jax.device_put(parameters(np.random.default_rng(seed), init))
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """The same numbers in another floating dtype. By NumPy: a compiled cast for each shape would take longer."""
+    """The same numbers in another floating dtype.
+
+    By NumPy and `jax.device_put`: a compiled cast for each shape would take longer. (`jnp.asarray` compiles one, too.)
+    """
     return jax.tree.map(
-        lambda x: jnp.asarray(np.asarray(x).astype(dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+        lambda x: jax.device_put(np.asarray(x).astype(dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )
 
 
@@ -37,7 +40,7 @@ def widen(tree: Any) -> Any:
 
 def cotangent_like(y: Any, seed: int = 7) -> Any:
     """Random, so that no sum of cotangents and no symmetry hides a mistake."""
-    return jnp.asarray(np.random.RandomState(seed).normal(size=y.shape).astype(y.dtype))
+    return jax.device_put(np.random.RandomState(seed).normal(size=y.shape).astype(y.dtype))
 
 
 def hand(rule: Rule, args: tuple[Any, ...], dy: Any) -> tuple[Any, ...]:

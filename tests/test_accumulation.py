@@ -1,5 +1,6 @@
 """Accumulated gradients: those of the whole batch, for every number of microbatches, masks, keys, devices."""
 
+import functools
 import re
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from oracles import relative_error
+from oracles import fill, relative_error, widen
 
 from fundamentals.memory import accumulate
 from fundamentals.models import mlp
@@ -34,7 +35,7 @@ def numpy_loss_and_gradient(params, batch):
 
 
 def arrays(tree):
-    return jax.tree.map(jnp.asarray, tree)
+    return jax.device_put(tree)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 5, 7, 11, 22, 23, 24, 32])
@@ -70,10 +71,10 @@ def test_gradients_by_hand():
         loss, gradient = mlp.loss_and_gradient(params, x, labels)
         return (loss * len(x), len(x)), jax.tree.map(lambda g: g * len(x), gradient)
 
-    params = jax.tree.map(lambda p: p.astype(jnp.float64), mlp.init(jax.random.key(0), sizes=(3, 4, 5)))
-    x, labels = jnp.asarray(BATCH["x"]), jnp.arange(23) % 5
-    found = accumulate(gradient_fn=gradient_fn, num_microbatches=4)(params, (x, labels))
-    assert relative_error(found, mlp.loss_and_gradient(params, x, labels)) <= 1e-12
+    params = widen(fill(functools.partial(mlp.init, sizes=(3, 4, 5))))
+    x, labels = BATCH["x"], np.arange(23) % 5
+    found = jax.jit(accumulate(gradient_fn=gradient_fn, num_microbatches=4))(params, (x, labels))
+    assert relative_error(found, jax.jit(mlp.loss_and_gradient)(params, x, labels)) <= 1e-12
 
 
 def test_keys_and_auxiliary_outputs():

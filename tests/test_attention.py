@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import TOLERANCE, assert_close, autodiff, both, cotangent_like, hand, relative_error
+from oracles import TOLERANCE, assert_close, autodiff, both, cotangent_like, hand, relative_error, widen
 
 from fundamentals import Rule, hand_derived
 from fundamentals.base import bind
@@ -105,7 +105,7 @@ def test_tiles_of_every_fit(t, s, block_size, causal):
 
 @pytest.mark.usefixtures("x64")
 def test_autodiff_of_the_blockwise_primal():
-    args = tuple(map(jnp.asarray, operands(7, 5)))
+    args = tuple(operands(7, 5))
     options = {"causal": True, "key_value_seq_lengths": jnp.array([0, 4]), "block_size": 3}
     rule, dy = bind(BLOCKWISE, **options), cotangent_like(args[0])
     assert_close(both(rule, autodiff)(args, dy), both(rule)(args, dy), 1e-12, "")
@@ -115,14 +115,15 @@ def test_autodiff_of_the_blockwise_primal():
 def test_equals_jax_nn(rule):
     # Where every query attends to something; the library averages all values where it does not.
     q, k, v = operands(6, 7, n=4, k=2, dtype=np.float32)
-    mask = jnp.asarray(RANDOM).at[..., 0].set(True)
-    options = {"mask": mask, "key_value_seq_lengths": jnp.array([7, 3], jnp.int32)}
+    mask = RANDOM.copy()
+    mask[..., 0] = True
+    options = {"mask": mask, "key_value_seq_lengths": np.array([7, 3], np.int32)}
 
     def theirs(q, k, v):
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return jax.nn.dot_product_attention(q, k, v, is_causal=True, **options)
 
-    dy = jnp.asarray(operands(6, 7, n=4, seed=5, dtype=np.float32)[0])
+    dy = operands(6, 7, n=4, seed=5, dtype=np.float32)[0]
     expected = both(Rule(theirs, theirs, theirs), autodiff)((q, k, v), dy)
     found = both(bind(rule, causal=True, **options))((q, k, v), dy)
     assert relative_error(found, expected) <= TOLERANCE["float32"]
@@ -133,11 +134,11 @@ def test_equals_jax_nn(rule):
 def test_extreme_scores(rule, dtype):
     # One score far above the others takes all; scores equal at 1e4 · 1e4, where they fit, share.
     big = 1e4 if dtype == "float32" else 100.0
-    q = jnp.full((1, 1, 1, 2), big, dtype)
-    k = jnp.asarray([[big, big], [-big, -big], [big, big]], dtype)[None, :, None]
-    v = jnp.asarray([[1.0, 2.0], [30.0, 40.0], [5.0, 6.0]], dtype)[None, :, None]
-    y, cotangents = both(rule)((q, k, v), jnp.ones_like(q))
-    np.testing.assert_array_equal(y[0, 0, 0], [3, 4])
+    q = np.full((1, 1, 1, 2), big, jnp.dtype(dtype))
+    k = np.array([[big, big], [-big, -big], [big, big]], q.dtype)[None, :, None]
+    v = np.array([[1.0, 2.0], [30.0, 40.0], [5.0, 6.0]], q.dtype)[None, :, None]
+    y, cotangents = both(rule)((q, k, v), np.ones_like(q))
+    np.testing.assert_array_equal(np.asarray(y)[0, 0, 0], [3, 4])
     for cotangent in cotangents:
         assert np.isfinite(np.asarray(cotangent, np.float32)).all()
 
@@ -146,28 +147,33 @@ def test_extreme_scores(rule, dtype):
 def test_half_precision_accumulates_in_float32(rule):
     # The mean of 4099 values of 1 and one of 4097: a float16 sum of either would be off.
     n = 4100
-    q, k, v = jnp.zeros((1, 1, 1, 1), jnp.float16), jnp.zeros((1, n, 1, 1), jnp.float16), jnp.ones((1, n, 1, 1))
-    v = v.at[0, 0, 0, 0].set(4096.0).astype(jnp.float16)
+    q, k, v = np.zeros((1, 1, 1, 1), np.float16), np.zeros((1, n, 1, 1), np.float16), np.ones((1, n, 1, 1), np.float16)
+    v[0, 0, 0, 0] = 4096
     rule = bind(rule, block_size=1000) if rule is not DENSE else rule
     exact = (n - 1 + 4096) / n
-    assert abs(float(jax.jit(rule.primal)(q, k, v)[0, 0, 0, 0]) - exact) < 2e-3
+    assert abs(jax.jit(rule.primal)(q, k, v).item() - exact) < 2e-3
 
 
 @BOTH
 def test_scores_beyond_float16(rule):
     # q·k = 90000 is no float16; with this scale the scores are 0.9 and 0.
-    q, k = jnp.full((1, 1, 1, 1), 300, jnp.float16), jnp.asarray([300.0, 0.0], jnp.float16).reshape(1, 2, 1, 1)
-    v = jnp.asarray([1.0, 0.0], jnp.float16).reshape(1, 2, 1, 1)
+    q, k = np.full((1, 1, 1, 1), 300, np.float16), np.array([300.0, 0.0], np.float16).reshape(1, 2, 1, 1)
+    v = np.array([1.0, 0.0], np.float16).reshape(1, 2, 1, 1)
     y = jax.jit(rule.primal)(q, k, v, scale=1e-5)
-    np.testing.assert_allclose(y[0, 0, 0, 0], 1 / (1 + np.exp(-0.9)), rtol=2e-3)
+    np.testing.assert_allclose(y.item(), 1 / (1 + np.exp(-0.9)), rtol=2e-3)
 
 
 @BOTH
 def test_cotangents_of_scores_beyond_float16(rule):
     # dp = Σ_h dy v_jh = ±64 · 1e4, and half of it is ds: neither is a float16, but times a small k it is again.
-    q, k = jnp.zeros((1, 1, 1, 64), jnp.float16), jnp.zeros((1, 2, 1, 64), jnp.float16).at[0, 0].set(1e-3)
-    v = jnp.asarray([[1e4], [-1e4]], jnp.float16)[None, :, None] * jnp.ones((1, 1, 1, 64), jnp.float16)
-    _, (dq, dk, dv) = both(rule)((q, k, v), jnp.ones_like(q))
+    q, k, v = (
+        np.zeros((1, 1, 1, 64), np.float16),
+        np.zeros((1, 2, 1, 64), np.float16),
+        np.ones((1, 2, 1, 64), np.float16),
+    )
+    k[0, 0] = 1e-3
+    v *= np.array([[1e4], [-1e4]], np.float16)[:, None]
+    _, (dq, dk, dv) = both(rule)((q, k, v), np.ones_like(q))
     np.testing.assert_allclose(np.asarray(dq, float), 64e4 / 2 * 1e-3 / 8, rtol=2e-3)
     np.testing.assert_array_equal(dk, 0)
     np.testing.assert_array_equal(dv, 0.5)
@@ -177,9 +183,9 @@ def test_cotangents_of_scores_beyond_float16(rule):
 def test_cotangents_of_large_values_in_bfloat16():
     # The values' mean of 32 cancels in ds, if Σ dy y is taken of outputs that are not rounded.
     rng = np.random.RandomState(0)
-    q, k, v, dy = (jnp.asarray(rng.normal(size=(1, 64, 1, 32)), jnp.bfloat16) for _ in range(4))
-    args = q, k, (v.astype(jnp.float32) + 32).astype(jnp.bfloat16)
-    _, exact = both(DENSE, autodiff)(tuple(a.astype(jnp.float64) for a in args), dy.astype(jnp.float64))
+    q, k, v, dy = (rng.normal(size=(1, 64, 1, 32)).astype(jnp.bfloat16) for _ in range(4))
+    args = q, k, (v.astype(np.float32) + 32).astype(jnp.bfloat16)
+    _, exact = both(DENSE, autodiff)(widen(args), widen(dy))
     for rule in (DENSE, bind(BLOCKWISE, block_size=16)):
         assert_close(both(rule)(args, dy)[1][0], exact[0], 0.05, "dq")
 
@@ -189,7 +195,7 @@ def test_cotangents_of_large_values_in_bfloat16():
 @pytest.mark.usefixtures("x64")
 def test_lengths_of_any_integer_dtype(rule, dtype):
     q, k, v = operands(6, 7)
-    lengths = jnp.array([2, 250], dtype)  # more than there are is all
+    lengths = np.array([2, 250], dtype)  # more than there are is all
     expected, _ = by_loop(q, k, v, np.arange(7) < np.array([2, 7])[:, None, None, None])
     found = jax.jit(rule.primal)(q, k, v, key_value_seq_lengths=lengths)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -240,7 +246,7 @@ def test_blockwise_skips_tiles_beyond_the_lengths(block_size):
 
 @BOTH
 def test_options_may_be_traced(rule):
-    q, k, v = map(jnp.asarray, operands(6, 7, n=4, k=2, dtype=np.float32))
+    q, k, v = operands(6, 7, n=4, k=2, dtype=np.float32)
     lengths = jnp.array([[3, 7], [0, 5]])
     f = hand_derived(rule)
 

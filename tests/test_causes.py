@@ -241,7 +241,7 @@ def test_searches_survive_what_a_function_may_hold():
 
     def f(x, w):
         s = jnp.zeros(2)
-        for k in range(3):
+        for k in range(2):
             s = jnp.tanh(s * w + x[2 * k : 2 * k + 2] * jnp.exp(s))
         jax.debug.callback(lambda _: None, s)
         return s + jnp.sum(jnp.exp(x[2:2]))
@@ -250,7 +250,7 @@ def test_searches_survive_what_a_function_may_hold():
         dx, dw = jax.vjp(f, *args)[1](dy)
         return dx * (1 + jnp.sin(9 * args[0])), dw
 
-    report = gradcheck.check_vjp(f, lambda *a: (f(*a), a), bwd, (S[:6], np.float64(0.7)))
+    report = gradcheck.check_vjp(f, lambda *a: (f(*a), a), bwd, (S[:4], np.float64(0.7)))
     (diagnosis,) = report.diagnoses
     assert (report.verdict, diagnosis.cause, diagnosis.leaf) == ("WRONG", "UNEXPLAINED", "x"), report
     assert "exception" not in diagnosis.detail

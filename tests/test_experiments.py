@@ -48,11 +48,12 @@ def test_lockstep_holds_for_every_model(tmp_path, monkeypatch, name, given):
 
 
 def test_lockstep_notices_a_wrong_gradient(tmp_path, monkeypatch):
+    # In one parameter, by five times the bound that is stated.
     right = digit_models.mlp.loss_and_gradient
 
     def wrong(params, x, y, **rules):
         loss, (first, *rest) = right(params, x, y, **rules)
-        return loss, (first._replace(b=1.001 * first.b), *rest)
+        return loss, (first._replace(b=1.00005 * first.b), *rest)
 
     monkeypatch.setattr(digit_models.mlp, "loss_and_gradient", wrong)
     verdicts = train(tmp_path)
@@ -131,17 +132,6 @@ def test_every_verdict_fails_where_the_hand_gradient_climbs(tmp_path, monkeypatc
     monkeypatch.setattr(digit_models.mlp, "loss_and_gradient", climbing)
     verdicts = train(tmp_path, epochs=3, batch_size=4, target_accuracy="0.5", **DRAWN)
     assert [v.holds for v in verdicts] == [False, False, False]
-
-
-def test_lockstep_bound_is_the_stated_one(tmp_path, monkeypatch):
-    right = digit_models.mlp.loss_and_gradient
-
-    def slightly_wrong(params, x, y, **rules):
-        loss, gradient = right(params, x, y, **rules)
-        return loss, jax.tree.map(lambda g: 1.00005 * g, gradient)
-
-    monkeypatch.setattr(digit_models.mlp, "loss_and_gradient", slightly_wrong)
-    assert not train(tmp_path)[0].holds
 
 
 def test_examples_are_shuffled_anew_each_epoch(tmp_path, monkeypatch):

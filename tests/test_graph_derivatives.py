@@ -30,8 +30,8 @@ IDS, REPEATED = np.array([[4, 0], [2, 4]]), np.array([1, 0, 1])
 
 def gradients_agree(function, *args, fallback=(), rules=()):
     """Of all arguments, for a random cotangent; returns the graph."""
-    args = tuple(jax.tree.map(jnp.asarray, arg) for arg in args)
-    y = function(*args)
+    args = jax.device_put(args)  # jnp.asarray compiles a program for each shape
+    y = jax.eval_shape(function, *args)
     dy = jax.tree.map(lambda y: cotangent_like(y) if jnp.issubdtype(y.dtype, jnp.inexact) else None, y)
     graph = trace(function, *args).backward(dy)
     floating = [i for i, arg in enumerate(args) if is_floating(arg)]
@@ -41,8 +41,8 @@ def gradients_agree(function, *args, fallback=(), rules=()):
         y = function(*(own.get(i, arg) for i, arg in enumerate(args)))
         return [leaf for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
-    _, pullback = jax.vjp(primal, *(args[i] for i in floating))
-    expected = pullback(jax.tree.leaves(dy))
+    pullback = jax.jit(lambda values, dy: jax.vjp(primal, *values)[1](dy))  # eagerly, it is a program an operation
+    expected = pullback([args[i] for i in floating], jax.tree.leaves(dy))
     assert len(graph.gradients) == len(args)
     for i, arg in enumerate(args):
         if i not in floating:
@@ -73,7 +73,7 @@ EVERY_FUNCTION = [
 @pytest.mark.parametrize("name", sorted(EVERY_FUNCTION))
 def test_every_function_of_the_library(name):
     primal = RULES[name].rule.primal
-    args = cast(RULES[name].arguments(jax.random.key(0), jnp.float32), jnp.float64)
+    args = arguments(name)
     dy = cotangent_like(jax.eval_shape(primal, *args))
     graph = trace(primal, *args).backward(dy)
     _, expected = by_autodiff(name)(args, dy)
@@ -83,6 +83,18 @@ def test_every_function_of_the_library(name):
         else:
             compare(found, right, arg)
     assert {node.derivative for node in graph.nodes} <= {TABLE, ""}  # nothing falls back to jax.vjp
+
+
+def arguments(name):
+    """In float64. Of models, each operation is compiled for each shape: what other rows hold is left out."""
+    params, *rest = cast(RULES[name].arguments(jax.random.key(0), jnp.float32), jnp.float64)
+    if name == "cnn(activation=gelu)":  # of its two stages, the one with a block, for images of as many channels
+        params = params._replace(stages=params.stages[1:])
+        channels = params.stages[0].widen.w.shape[2]
+        rest = [cotangent_like(jax.ShapeDtypeStruct((2, 4, 3, channels), jnp.float64), seed=1)]
+    if name in ("transformer_classifier", "transformer_language_model"):  # whose blocks are the encoder's
+        params = params._replace(encoder=params.encoder._replace(blocks=()))
+    return params, *rest
 
 
 @functools.cache
@@ -256,7 +268,8 @@ def test_programs(name):
     x, limit = args  # which jax.grad refuses to differentiate in reverse: forward mode is the witness
     dy = (0.3, None, -1.7)
     graph = trace(function, x, limit).backward(dy)
-    (a, _, c), (da, _, dc) = jax.jvp(lambda x: function(x, limit), (jnp.asarray(x),), (jnp.ones(()),))
+    forward_mode = jax.jit(lambda x: jax.jvp(lambda x: function(x, limit), (x,), (jnp.ones(()),)))
+    (a, _, c), (da, _, dc) = forward_mode(x)
     assert graph.value[0] == a
     assert graph.value[2] == c
     np.testing.assert_allclose(graph.gradients[0], 0.3 * da - 1.7 * dc, rtol=TOLERANCE)
@@ -272,9 +285,10 @@ def test_loops_that_have_ended_are_left_alone():
     def rooted(x):
         return lax.while_loop(lambda c: c[1] > 0, lambda c: (jnp.sqrt(c[1]) * c[0], c[1] - 1.0), (x, x))[0]
 
-    xs = jnp.array([1.0, 3.0, -2.0])
+    xs = np.array([1.0, 3.0, -2.0])
     found = trace(lambda x: jnp.sum(jax.vmap(rooted)(x)), xs).backward().gradients[0]
-    expected = [jax.jvp(rooted, (x,), (jnp.ones(()),))[1] for x in xs]
+    slope = jax.jit(lambda x: jax.jvp(rooted, (x,), (jnp.ones(()),))[1])
+    expected = [slope(x) for x in xs]
     np.testing.assert_allclose(found, expected, rtol=TOLERANCE)
 
 
@@ -290,29 +304,29 @@ def test_while_loops_side_by_side():
     def grown(x, limit):
         return lax.while_loop(lambda c: c[0] < limit, lambda c: (c[0] * x + 1, c[1] * jnp.sin(c[0] * x)), (x, x))
 
-    xs, dy = jnp.array([1.3, 2.0, 9.0, 1.1]), cotangent_like(jnp.zeros((2, 4)))
+    xs, dy = np.array([1.3, 2.0, 9.0, 1.1]), np.asarray(cotangent_like(np.zeros((2, 4))))
     graph = trace(jax.vmap(grown, (0, None)), xs, 7.0).backward(tuple(dy))
-    _, slopes = jax.jvp(lambda x: jax.vmap(grown, (0, None))(x, 7.0), (xs,), (jnp.ones(4),))
+    _, slopes = jax.jit(lambda x: jax.jvp(lambda x: jax.vmap(grown, (0, None))(x, 7.0), (x,), (jnp.ones(4),)))(xs)
     np.testing.assert_allclose(graph.gradients[0], dy[0] * slopes[0] + dy[1] * slopes[1], rtol=TOLERANCE)
 
 
 def test_a_while_loop_inside_a_scan():
-    x, dy = jnp.asarray(0.7), cotangent_like(jnp.zeros(3))
+    x, dy = np.array(0.7), np.asarray(cotangent_like(np.zeros(3)))
     graph = trace(scan_of_while, x, NS).backward((0.4, dy))
-    _, (dc, dys) = jax.jvp(lambda x: scan_of_while(x, NS), (x,), (jnp.ones(()),))
+    _, (dc, dys) = jax.jit(lambda x: jax.jvp(lambda x: scan_of_while(x, NS), (x,), (jnp.ones(()),)))(x)
     np.testing.assert_allclose(graph.gradients[0], 0.4 * dc + dys @ dy, rtol=TOLERANCE)
 
 
 def test_rules_of_their_own_are_kept():
-    x = jnp.array([-1.0, 0.0, 2.0])
+    x = np.array([-1.0, 0.0, 2.0])
     gradients_agree(jax.nn.relu, x, rules=["custom_jvp_call"])  # 0 at 0, where max has ½
     gradients_agree(straight_through, x, rules=["custom_vjp_call"])
     graph = trace(straight_through, x).backward()
-    np.testing.assert_allclose(graph.gradients[0], 2 * 3 * x + jnp.round(3 * x), rtol=TOLERANCE)
+    np.testing.assert_allclose(graph.gradients[0], 2 * 3 * x + np.round(3 * x), rtol=TOLERANCE)
 
 
 def test_what_is_not_in_the_table_is_jax_s_and_says_so():
-    matrix = jnp.asarray(W[:, :5] @ W[:, :5].T + jnp.eye(5))
+    matrix = W[:, :5] @ W[:, :5].T + np.eye(5)
     graph = gradients_agree(lambda a: jnp.linalg.cholesky(a).sum(), matrix, fallback=["cholesky"])
     assert "jax.vjp" in str(graph)
     assert not has_entry("cholesky")
@@ -323,8 +337,8 @@ def test_complex_numbers_on_the_way():
 
 
 def test_half_precision_keeps_its_dtype():
-    x = jnp.asarray(X, jnp.bfloat16)
+    x = X.astype(jnp.bfloat16)
     graph = trace(lambda x: jnp.sum(jnp.tanh(x) * 2 * x), x).backward()
     assert all(n.upstream is None or n.upstream.dtype == n.value.dtype for n in graph.nodes)
-    wide = jax.grad(lambda x: jnp.sum(jnp.tanh(x) * 2 * x))(x.astype(jnp.float64))
-    np.testing.assert_allclose(graph.gradients[0].astype(jnp.float64), wide, rtol=0.05, atol=0.02)
+    wide = jax.jit(jax.grad(lambda x: jnp.sum(jnp.tanh(x) * 2 * x)))(x.astype(np.float64))
+    np.testing.assert_allclose(np.asarray(graph.gradients[0], np.float64), wide, rtol=0.05, atol=0.02)

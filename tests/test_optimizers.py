@@ -1,5 +1,6 @@
 """The contract of every optimizer: structure, dtypes, tracing, donation, sharding, errors; and how they differ."""
 
+import functools
 import re
 
 import chex
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from oracles import cast, widen
 
 from fundamentals import optimizers
 from fundamentals.optimizers import adadelta, adagrad, adam, adamw, chain, l2_regularization, momentum, rmsprop, sgd
@@ -28,29 +30,43 @@ PARAMS = {"a": [np.linspace(-1, 2, 6, dtype=np.float32).reshape(2, 3), None], "b
 
 
 def descend(optimizer, params, gradient, steps):
+    return descent(optimizer, gradient, steps)(params)
+
+
+@functools.cache
+def descent(optimizer, gradient, steps):
     def body(carry, _):
         params, state = carry
         updates, state = optimizer.update(gradient(params), state, params)
         return (optimizers.apply_updates(params, updates), state), None
 
-    return jax.jit(lambda p: jax.lax.scan(body, (p, optimizer.init(p)), None, length=steps)[0])(params)
+    return jax.jit(lambda p: jax.lax.scan(body, (p, optimizer.init(p)), None, length=steps)[0])
+
+
+@functools.cache
+def with_rate_a_tenth(method):
+    return method(0.1)
+
+
+def of_half_the_square(params):
+    return params
 
 
 @EVERY_METHOD
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
 @pytest.mark.usefixtures("x64")
 def test_dtypes(method, dtype):
-    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), PARAMS)
-    optimizer = method(0.1)
-    final, state = descend(optimizer, params, lambda p: p, steps=2)
+    params = cast(jax.tree.map(np.asarray, PARAMS), dtype)
+    optimizer = with_rate_a_tenth(method)
+    final, state = descend(optimizer, params, of_half_the_square, steps=2)
     wide = jnp.float32 if dtype in (jnp.float16, jnp.bfloat16) else dtype
     chex.assert_trees_all_equal_shapes_and_dtypes(final, params)
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {jnp.dtype(wide), jnp.dtype(jnp.int32)}
     chex.assert_trees_all_equal_shapes_and_dtypes(state, optimizer.init(params))
-    exact, _ = descend(optimizer, jax.tree.map(lambda x: x.astype(jnp.float64), params), lambda p: p, steps=2)
+    exact, _ = descend(optimizer, widen(params), of_half_the_square, steps=2)
     eps = float(jnp.finfo(dtype).eps)
     for a, b in zip(jax.tree.leaves(final), jax.tree.leaves(exact), strict=True):
-        np.testing.assert_allclose(a.astype(jnp.float64), b, rtol=0, atol=4 * eps)
+        np.testing.assert_allclose(np.asarray(a, np.float64), b, rtol=0, atol=4 * eps)
 
 
 def test_half_precision_is_computed_in_float32_and_rounded_once():

@@ -47,7 +47,7 @@ def without_blocks(example):
 # Options that make loops of small arguments, and are not worth a benchmark. (Loops of every length are compared with
 # formulas in the tests of these functions.)
 RULES = RULES | {
-    "blockwise_attention(block_size=4, causal=True)": Entry(
+    "blockwise_attention(causal=True)": Entry(  # in the catalogue, of a single tile, as is blockwise_attention
         bind(RULES["blockwise_attention"].rule, block_size=4, causal=True),
         of_sizes(RULES["blockwise_attention"].example, T=3),
     ),
@@ -56,10 +56,10 @@ RULES = RULES | {
         RULES["linear_cross_entropy"].example,
     ),
 }
-# What it adds to the encoder, which has a row of its own; the gradient of its loss, with blocks, is compared with
-# autodiff's in test_models.
-CLASSIFIER = RULES["transformer_classifier"]
-RULES |= {"transformer_classifier": CLASSIFIER._replace(example=without_blocks(CLASSIFIER.example))}
+# What they add to the encoder, which has a row of its own; the gradients of their losses, with blocks, are compared
+# with autodiff's in test_models.
+for name in ("transformer_classifier", "transformer_language_model"):
+    RULES[name] = RULES[name]._replace(example=without_blocks(RULES[name].example))
 EVERY_RULE = pytest.mark.parametrize("name", RULES)
 # Each function once: with its default options, or else with those that come first.
 BY_DEFAULT = list({name.split("(")[0]: name for name in reversed(RULES)}.values())[::-1]

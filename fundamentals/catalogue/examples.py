@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fundamentals.base import DTypeLike, PRNGKey, Rule
@@ -40,7 +39,8 @@ class Entry(NamedTuple):
     def arguments(self, key: PRNGKey, dtype: DTypeLike, sizes: Sizes = Sizes()) -> tuple[Any, ...]:
         """Example arguments, nearly the same numbers in every floating dtype. The key must not be traced."""
         random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        return tuple(jax.tree.map(jnp.asarray, arg) for arg in self.example(random, dtype, sizes))
+        arguments: tuple[Any, ...] = jax.device_put(self.example(random, dtype, sizes))
+        return arguments  # not by jnp.asarray, which would compile for every shape
 
 
 def normal(random: np.random.Generator, shape: Sequence[int], dtype: DTypeLike, scale: float = 1.5) -> np.ndarray:

@@ -3,7 +3,7 @@
 Every backward pass is derived by hand, beside its forward pass, and compared with `jax.grad`.
 Start at `activations` for how a rule is written, at `models.mlp` for how rules compose, at
 `catalogue.RULES` for all of them; at `optimizers` for the methods, and what other libraries call them;
-at `graph` to look at the gradient of any function.
+at `graph` to look at the gradient of any function; at `svm` for machines whose optimum is proven.
 """
 
 from fundamentals import (

@@ -194,9 +194,7 @@ def both_signs(function: str, name: str, labels: Array) -> None:
     """Labels of −1 and +1 are of both kinds; checked when they are concrete."""
     values = _concrete(labels)
     if values is not None and values.size and np.all(values == values.flat[0]):
-        raise ValueError(
-            f"{function}: {name} is {values.flat[0]} everywhere; expected both classes, -1 and +1"
-        )
+        raise ValueError(f"{function}: {name} is {values.flat[0]} everywhere; expected both classes, -1 and +1")
 
 
 def positive(function: str, name: str, x: Array) -> None:
@@ -213,6 +211,16 @@ def finite(function: str, name: str, x: Array) -> None:
     if values is not None and not np.all(np.isfinite(values)):
         place = ", ".join(map(str, np.argwhere(~np.isfinite(values))[0]))
         raise ValueError(f"{function}: {name}[{place}] is {values[~np.isfinite(values)][0]}; expected finite numbers")
+
+
+def finite_objective(function: str, objective: Array) -> None:
+    """What was computed from finite points is finite, too; checked when it is concrete."""
+    values = _concrete(objective)
+    if values is not None and not np.all(np.isfinite(values)):
+        raise ValueError(
+            f"{function}: the objective is {values[~np.isfinite(values)].flat[0]}; "
+            "expected points and a kernel whose values do not overflow"
+        )
 
 
 def interval(function: str, bounds: str, **values: Any) -> None:

@@ -121,7 +121,8 @@ def quality(problem: Problem, beta: Array, errors: Array) -> Quality:
     excess = y * (errors + bias)  # y f − 1
     alpha, price = jnp.abs(beta), high - low
     gap = jnp.sum(jnp.where(excess > 0, alpha * excess, (alpha - price) * excess))  # equation 7 of `objectives`
-    dual, violation = jnp.sum(beta * (y - errors)) / 2, top - bottom
+    dual = jnp.sum(beta * (y - errors)) / 2
+    violation = jnp.where(jnp.isfinite(dual), jnp.maximum(top - bottom, 0), jnp.nan)  # extremes pass over NaN
     primal = jnp.maximum(dual + gap, jnp.finfo(y.dtype).tiny)
     enough = (violation <= problem.tolerance) & (gap <= problem.relative_gap * primal)
     return Quality(bias, dual, gap, violation, enough)

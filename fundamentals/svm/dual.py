@@ -33,7 +33,7 @@ def fit_dual(
 
     All is one program, compiled once for each shape, kernel and option that is not a floating number. Under `jax.vmap`
     (over C, γ, data) fits run one after the other, each for as long as it needs; a Gram matrix that does not depend on
-    what is mapped over is computed once.
+    what is mapped over is computed once. A fit is a search, not a formula: it has no reverse-mode derivative.
 
     Args:
       x: points [N, D], float32 or float64 (half precision is computed in float32).
@@ -53,7 +53,8 @@ def fit_dual(
       A `SupportVectorMachine`; its field `converged` says whether it is what was asked for.
 
     Raises:
-      ValueError: shapes do not fit, labels are not ±1 or of one kind only, a number is NaN, infinite or out of range.
+      ValueError: shapes do not fit, labels are not ±1 or of one kind only, a number is NaN, infinite or out of range,
+        or the kernel's values are (traced, the objectives are NaN then).
       TypeError: dtypes are not floating, or the kernel is no function.
 
     Example: `fit_dual(x, y, kernel=functools.partial(rbf_kernel, gamma=0.5), c=1.0)`.
@@ -133,6 +134,7 @@ def prepare(
 
 def _machine(problem: Problem, solution: Solution) -> SupportVectorMachine:
     beta, steps, (bias, dual, gap, violation, enough) = solution
+    _checks.finite_objective("fit_dual", dual)
     support: Any
     if isinstance(beta, jax.core.Tracer):
         support = jnp.argsort(beta == 0)  # stable: the support vectors first

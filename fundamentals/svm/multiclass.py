@@ -76,6 +76,7 @@ def fit_one_vs_one(
     beta = jnp.zeros((len(pairs), len(known)), problem.x.dtype).at[rows, index].add(solution.beta)
     support = np.flatnonzero(np.any(np.asarray(beta) != 0, axis=0))  # by NumPy, as in `fit_dual`
     quality = solution.quality
+    _checks.finite_objective("fit_one_vs_one", quality.dual)
     return OneVsOne(
         classes=jnp.asarray(classes),
         pairs=jnp.asarray(pairs, jnp.int32),

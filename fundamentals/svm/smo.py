@@ -73,6 +73,7 @@ def ascend(
         uphill = top + errors
         curvature = jnp.maximum(diagonal[i] + diagonal - 2 * row_i, least)
         gain = jnp.where((beta > low) & (uphill > 0), uphill * uphill / curvature, -jnp.inf)
+        gain = jax.lax.optimization_barrier(gain)  # the same bits in its maximum and where that is looked for
         j = _first(gain == _max(gain))
         row_j = gram[j]
         room_i, room_j = high[i] - beta[i], beta[j] - low[j]

@@ -200,6 +200,24 @@ def test_an_active_set_that_is_not_all_points_finds_the_same():
 
 
 @pytest.mark.usefixtures("x64")
+def test_after_many_steps_half_of_the_points_take_the_others(monkeypatch):
+    x, y = blobs(9, 101)
+    few = svm.fit_dual(x, y, kernel=RBF, c=300.0, tolerance=1e-6)
+    assert few.iterations > 202  # as many are taken on all points
+    sizes, choose = [], active_set._most_urgent
+    monkeypatch.setattr(active_set, "FEW", 100)
+    monkeypatch.setattr(active_set, "_most_urgent", lambda *args: sizes.append(args[2]) or choose(*args))
+    active_set.solve.clear_cache()
+    many = svm.fit_dual(x, y, kernel=RBF, c=300.0, tolerance=1e-6)
+    active_set.solve.clear_cache()
+    assert sizes
+    assert set(sizes) == {50}
+    assert many.converged
+    np.testing.assert_allclose(many.dual, few.dual, rtol=1e-9)
+    np.testing.assert_allclose(svm.decision_function(many, x), svm.decision_function(few, x), atol=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("memory_bytes", [2**28, 60_000])
 def test_running_out_of_iterations_is_told_as_it_is(memory_bytes):
     x, y = blobs(9, 203)

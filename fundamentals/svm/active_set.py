@@ -2,14 +2,14 @@
 
 Each step (`smo`) takes two rows of the Gram matrix K and a pass over all points, which is wasted on points that stay
 where they are: α = 0 far beyond the margin, α = c far inside of it. So the steps run on an active set, the points that
-are free
-(0 < α < c) or violate their condition most, until these agree among themselves; then the errors of all points are
-brought up to date and another set is chosen. (In libsvm's words this is shrinking, with every round an unshrinking; the
-choice by violation is that of T. Joachims, Making large-scale SVM learning practical, 1999, section 3.) A round ends
-when the active set's violation is a tenth of what the whole set's was, or what was asked for.
+are free (0 < α < c) or violate their condition most, until these agree among themselves; then the errors of all points
+are brought up to date and another set is chosen. (In libsvm's words this is shrinking, with every round an unshrinking;
+the choice by violation is that of T. Joachims, Making large-scale SVM learning practical, 1999, section 3.) A round
+ends when the active set's violation is a tenth of what the whole set's was, or what was asked for.
 
-Memory is that of the active set's Gram matrix and of some of its rows with all points, however many points there are.
-Where the active set is all points, it is the whole Gram matrix, computed once.
+Of few points all are active. Of some thousand, all of K is kept, and all points take the first steps, which are often
+all that it needs; then half of them are active. Of more, a quarter, and K is never whole: memory is that of the active
+set's part and of some rows with all points, however many points there are.
 """
 
 import functools
@@ -25,7 +25,10 @@ from fundamentals.svm import smo
 from fundamentals.svm.machines import Kernel
 
 WHOLE = 2048
-"""Up to so many points, the active set is all of them."""
+"""Up to so many points, all of K is kept."""
+
+FEW = 512
+"""Up to so many points, all of them take part in every step, however many steps there are."""
 
 ROWS = 256
 """The most rows of K with all points that are computed at a time."""
@@ -99,9 +102,10 @@ def choose_sizes(function: str, n: int, dtype: DTypeLike, memory_bytes: int) -> 
 @functools.partial(jax.jit, static_argnames="sizes")
 def solve(problem: Problem, sizes: Sizes) -> Solution:
     """The whole program, from the points to coefficients and what they are worth."""
-    if sizes.active == len(problem.y):
+    n = len(problem.y)
+    if sizes.active == n:
         gram = problem.kernel(problem.x, problem.x)
-        return _one_after_the_other(_whole_set, gram, problem)
+        return _one_after_the_other(functools.partial(_whole_set, n // 2 if n >= FEW else n), gram, problem)
     return _one_after_the_other(functools.partial(_active_sets, sizes), problem)
 
 
@@ -134,28 +138,31 @@ def _one_after_the_other(solve: Callable[..., Solution], *args: Any) -> Solution
     return solution
 
 
-def _whole_set(gram: Array, problem: Problem) -> Solution:
-    """Rounds in which all points are active; more than one where the gap, or rounding, asks for it."""
+def _whole_set(size: int, gram: Array, problem: Problem) -> Solution:
+    """Steps on all points, and if these were many, rounds on the active ones among them, whose steps are cheaper."""
+    y = problem.y
+    beta, errors, steps = jnp.zeros_like(y), -y, jnp.int32(0)
+    if size < len(y):
+        enough = jnp.minimum(2 * len(y), problem.max_steps)
+        first = _ascend(problem, gram, jnp.arange(len(y)), beta, errors, problem.tolerance, enough)
+        beta, errors, steps = first.beta, _errors(gram, first.beta, y), first.steps
 
     def round_(state: Progress) -> tuple[Array, Array, Array]:
-        pairs = smo.ascend(
-            gram,
-            state.beta,
-            state.errors,
-            problem.low,
-            problem.high,
-            tolerance=state.target,
-            max_steps=problem.max_steps - state.steps,
-        )
-        # The errors afresh, rid of what the steps' rounding has added up to.
-        return pairs.beta, jnp.matmul(gram, pairs.beta) - problem.y, pairs.steps
+        if size < len(y):
+            active = _most_urgent(problem, state, size)
+            part = gram[active][:, active]
+        else:
+            active, part = jnp.arange(len(y)), gram
+        pairs = _ascend_in_round(problem, state, part, active)
+        beta = state.beta.at[active].set(pairs.beta)
+        return beta, _errors(gram, beta, y), pairs.steps
 
-    return _rounds(problem, round_)
+    return _rounds(problem, round_, beta, errors, steps)
 
 
 def _active_sets(sizes: Sizes, problem: Problem) -> Solution:
-    """Rounds on the points that are free or violate their condition most."""
-    kernel, x, y, low, high = problem.kernel, problem.x, problem.y, problem.low, problem.high
+    """Rounds on active points whose rows of K are computed where they are needed."""
+    kernel, x, y = problem.kernel, problem.x, problem.y
 
     def add(errors: Array, points: Array, change: Array) -> Array:
         """The errors after a change [A] of the coefficients of some points [A]: rows of K for those that did change."""
@@ -175,44 +182,70 @@ def _active_sets(sizes: Sizes, problem: Problem) -> Solution:
         return updated
 
     def round_(state: Progress) -> tuple[Array, Array, Array]:
-        beta, errors = state.beta, state.errors
-        top, bottom = smo.extremes(beta, errors, low, high)
-        surplus = -errors - (top + bottom) / 2  # of a point at its lower bound: > 0 where it wants to rise
-        largest = jnp.max(jnp.abs(surplus))
-        at_bound = jnp.where(beta <= low, surplus, -surplus)
-        free = (beta > low) & (beta < high)
-        urgency = jnp.where(free, 2 * largest + 1 + jnp.abs(surplus), at_bound)
-        # The worst pair is in, whatever else there is: without it a round could change nothing.
-        worst = ((beta < high) & (-errors == top)) | ((beta > low) & (-errors == bottom))
-        active = jax.lax.top_k(jnp.where(worst, 4 * largest + 2, urgency), sizes.active)[1]
+        active = _most_urgent(problem, state, sizes.active)
         points = x[active]
-        pairs = smo.ascend(
-            kernel(points, points),
-            beta[active],
-            errors[active],
-            low[active],
-            high[active],
-            tolerance=jnp.maximum(0.99 * state.target, 0.1 * (top - bottom)),
-            max_steps=problem.max_steps - state.steps,
-        )
-        errors = add(errors, active, pairs.beta - beta[active])
-        beta = beta.at[active].set(pairs.beta)
-        # Before it may end, the errors afresh.
-        top, bottom = smo.extremes(beta, errors, low, high)
+        pairs = _ascend_in_round(problem, state, kernel(points, points), active)
+        errors = add(state.errors, active, pairs.beta - state.beta[active])
+        beta = state.beta.at[active].set(pairs.beta)
+        # Before it may end, the errors afresh, rid of what rounding has added up to.
+        top, bottom = smo.extremes(beta, errors, problem.low, problem.high)
         ends = (top - bottom <= state.target) | (state.steps + pairs.steps >= problem.max_steps)
         everyone = jnp.arange(len(y), dtype=active.dtype)
         errors = jax.lax.cond(ends, lambda: add(-y, everyone, beta), lambda: errors)
         return beta, errors, pairs.steps
 
-    return _rounds(problem, round_)
+    return _rounds(problem, round_, jnp.zeros_like(y), -y, jnp.int32(0))
 
 
-def _rounds(problem: Problem, round_: Callable[[Progress], tuple[Array, Array, Array]]) -> Solution:
+def _errors(gram: Array, beta: Array, y: Array) -> Array:
+    return jnp.matmul(gram, beta) - y
+
+
+def _most_urgent(problem: Problem, state: Progress, size: int) -> Array:
+    """The active set: the worst pair, the free points, and then those at a bound by how much they want to leave it."""
+    beta, errors, low, high = state.beta, state.errors, problem.low, problem.high
+    top, bottom = smo.extremes(beta, errors, low, high)
+    surplus = -errors - (top + bottom) / 2  # of a point at its lower bound: > 0 where it wants to rise
+    largest = jnp.max(jnp.abs(surplus))
+    free = (beta > low) & (beta < high)
+    urgency = jnp.where(free, 2 * largest + 1 + jnp.abs(surplus), jnp.where(beta <= low, surplus, -surplus))
+    # Without the worst pair a round could change nothing: it is in, however many are free.
+    worst = ((beta < high) & (-errors == top)) | ((beta > low) & (-errors == bottom))
+    return jax.lax.top_k(jnp.where(worst, 4 * largest + 2, urgency), size)[1]
+
+
+def _ascend_in_round(problem: Problem, state: Progress, gram: Array, active: Array) -> smo.Pairs:
+    """Steps on the active points until their violation is a tenth of that of all, or what is worked for."""
+    tolerance = state.target
+    if len(active) < len(problem.y):
+        top, bottom = smo.extremes(state.beta, state.errors, problem.low, problem.high)
+        tolerance = jnp.maximum(0.99 * tolerance, 0.1 * (top - bottom))
+    left = problem.max_steps - state.steps
+    return _ascend(problem, gram, active, state.beta[active], state.errors[active], tolerance, left)
+
+
+def _ascend(
+    problem: Problem, gram: Array, active: Array, beta: Array, errors: Array, tolerance: Array, max_steps: Array
+) -> smo.Pairs:
+    low, high = problem.low[active], problem.high[active]
+    return smo.ascend(gram, beta, errors, low, high, tolerance=tolerance, max_steps=max_steps)
+
+
+def _rounds(
+    problem: Problem,
+    round_: Callable[[Progress], tuple[Array, Array, Array]],
+    beta: Array,
+    errors: Array,
+    steps: Array,
+) -> Solution:
     """Rounds until all that was asked for is there, or cannot be had."""
 
     def unfinished(state: Progress) -> Array:
         enough = quality(problem, state.beta, state.errors).enough
         return ~enough & (state.steps < problem.max_steps) & (state.since < ROUNDS)
+
+    def target(violation: Array, target: Array) -> Array:
+        return jnp.where(violation <= target, target / 10, target)
 
     def next_round(state: Progress) -> Progress:
         beta, errors, steps = round_(state)
@@ -222,13 +255,12 @@ def _rounds(problem: Problem, round_: Callable[[Progress], tuple[Array, Array, A
             beta,
             errors,
             state.steps + steps,
-            jnp.where(violation <= state.target, state.target / 10, state.target),
+            target(violation, state.target),
             jnp.where(better, violation, state.best),
             jnp.where(better, 0, state.since + 1),
         )
 
-    y = problem.y
-    infinite = jnp.asarray(jnp.inf, y.dtype)
-    start = Progress(jnp.zeros_like(y), -y, jnp.int32(0), problem.tolerance, infinite, jnp.int32(0))
+    violation = quality(problem, beta, errors).violation
+    start = Progress(beta, errors, steps, target(violation, problem.tolerance), violation, jnp.int32(0))
     end = jax.lax.while_loop(unfinished, next_round, start)
     return Solution(end.beta, end.steps, quality(problem, end.beta, end.errors))

@@ -58,6 +58,15 @@ def test_as_many_planes_as_there_are_iterations_or_fewer(monkeypatch):
     assert stopped.gap > 1e-4 * stopped.primal
 
 
+def test_where_the_origin_is_does_not_matter():
+    x, y, c = blobs(7)
+    near = svm.fit_primal(x.astype(np.float32), y, c=c)
+    far = svm.fit_primal((x + 1000).astype(np.float32), y, c=c)
+    assert far.converged
+    np.testing.assert_allclose(far.primal, near.primal, rtol=2e-3)
+    np.testing.assert_allclose(far.w, near.w, atol=0.1)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("seed", range(4))
 def test_the_best_bias_is_at_a_kink_with_a_subgradient_of_0(seed):
@@ -90,7 +99,7 @@ def test_subgradient_descent_is_what_the_textbook_says():
     for t in range(1, 51):
         a = np.where(y * (x @ w + bias) < 1, c * y, 0)
         w, bias = w - (w - a @ x) / t, bias + a.sum() / c.sum() / t**0.5
-        w *= min(1, np.sqrt(2 * c.sum()) / np.linalg.norm(w))
+        w *= min(1, np.sqrt(c.sum()) / np.linalg.norm(w))
         if t in (20, 40):
             history.append(objective(w, bias, x, y, c))
     np.testing.assert_allclose(machine.w, w, rtol=1e-9)

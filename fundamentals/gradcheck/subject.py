@@ -94,9 +94,8 @@ def prepare(subject: Subject) -> Problem:
         if isinstance(leaf, jax.core.Tracer):
             raise TypeError(f"{subject.name}: {name} is traced; check gradients outside of jit, grad and vmap")
         try:
-            x = (
-                jax.device_put(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
-            )  # that compiles for each shape
+            # jnp.asarray would compile a program for the shape of a NumPy array.
+            x = jax.device_put(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
             given.append(x if is_key(x) else jax.lax.convert_element_type(x, x.dtype))  # no weak type
         except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{subject.name}: {name} is {leaf!r}; expected an array or a number") from None

@@ -34,7 +34,8 @@ ROWS = 256
 """The most rows of K with all points that are computed at a time."""
 
 ROUNDS = 50
-"""Rounds without progress, after which rounding errors are all that is left."""
+"""Rounds in which neither the violation falls below its best nor the dual objective rises, after which it is given
+up."""
 
 
 class Problem(NamedTuple):
@@ -83,7 +84,8 @@ class Progress(NamedTuple):
     steps: Array  # [], int32
     target: Array  # [], the violation worked for: the tolerance, or less where the gap asks for it
     best: Array  # [], the smallest violation so far
-    since: Array  # [], int32: rounds since then
+    since: Array  # [], int32: rounds since that fell, or the dual objective rose
+    quality: Quality
 
 
 def choose_sizes(function: str, n: int, dtype: DTypeLike, memory_bytes: int) -> Sizes:
@@ -142,10 +144,15 @@ def _whole_set(size: int, gram: Array, problem: Problem) -> Solution:
     """Steps on all points, and if these were many, rounds on the active ones among them, whose steps are cheaper."""
     y = problem.y
     beta, errors, steps = jnp.zeros_like(y), -y, jnp.int32(0)
+
+    def afresh(beta: Array) -> Array:
+        errors: Array = jnp.matmul(gram, beta) - y
+        return errors
+
     if size < len(y):
-        enough = jnp.minimum(2 * len(y), problem.max_steps)
-        first = _ascend(problem, gram, jnp.arange(len(y)), beta, errors, problem.tolerance, enough)
-        beta, errors, steps = first.beta, _errors(gram, first.beta, y), first.steps
+        some = jnp.minimum(2 * len(y), problem.max_steps)
+        first = _ascend(problem, gram, jnp.arange(len(y)), beta, errors, problem.tolerance, some)
+        beta, errors, steps = first.beta, afresh(first.beta), first.steps
 
     def round_(state: Progress) -> tuple[Array, Array, Array]:
         if size < len(y):
@@ -155,9 +162,9 @@ def _whole_set(size: int, gram: Array, problem: Problem) -> Solution:
             active, part = jnp.arange(len(y)), gram
         pairs = _ascend_in_round(problem, state, part, active)
         beta = state.beta.at[active].set(pairs.beta)
-        return beta, _errors(gram, beta, y), pairs.steps
+        return beta, afresh(beta), pairs.steps
 
-    return _rounds(problem, round_, beta, errors, steps)
+    return _rounds(problem, round_, afresh, beta, errors, steps)
 
 
 def _active_sets(sizes: Sizes, problem: Problem) -> Solution:
@@ -187,31 +194,30 @@ def _active_sets(sizes: Sizes, problem: Problem) -> Solution:
         pairs = _ascend_in_round(problem, state, kernel(points, points), active)
         errors = add(state.errors, active, pairs.beta - state.beta[active])
         beta = state.beta.at[active].set(pairs.beta)
-        # Before it may end, the errors afresh, rid of what rounding has added up to.
-        top, bottom = smo.extremes(beta, errors, problem.low, problem.high)
-        ends = (top - bottom <= state.target) | (state.steps + pairs.steps >= problem.max_steps)
-        everyone = jnp.arange(len(y), dtype=active.dtype)
-        errors = jax.lax.cond(ends, lambda: add(-y, everyone, beta), lambda: errors)
         return beta, errors, pairs.steps
 
-    return _rounds(problem, round_, jnp.zeros_like(y), -y, jnp.int32(0))
+    def afresh(beta: Array) -> Array:
+        return add(-y, jnp.arange(len(y), dtype=jnp.int32), beta)
 
-
-def _errors(gram: Array, beta: Array, y: Array) -> Array:
-    return jnp.matmul(gram, beta) - y
+    return _rounds(problem, round_, afresh, jnp.zeros_like(y), -y, jnp.int32(0))
 
 
 def _most_urgent(problem: Problem, state: Progress, size: int) -> Array:
-    """The active set: the worst pair, the free points, and then those at a bound by how much they want to leave it."""
+    """The active set: a quarter from either end of what violates most, then free points, then the nearest to violating.
+
+    From either end, as a step needs a point that rises and one that falls: at the start all of a class are equally
+    urgent.
+    """
     beta, errors, low, high = state.beta, state.errors, problem.low, problem.high
     top, bottom = smo.extremes(beta, errors, low, high)
+    rising = jax.lax.top_k(jnp.where(beta < high, -errors, -jnp.inf), max(size // 4, 1))[1]
+    falling = jax.lax.top_k(jnp.where(beta > low, errors, -jnp.inf), max(size // 4, 1))[1]
     surplus = -errors - (top + bottom) / 2  # of a point at its lower bound: > 0 where it wants to rise
-    largest = jnp.max(jnp.abs(surplus))
     free = (beta > low) & (beta < high)
-    urgency = jnp.where(free, 2 * largest + 1 + jnp.abs(surplus), jnp.where(beta <= low, surplus, -surplus))
-    # Without the worst pair a round could change nothing: it is in, however many are free.
-    worst = ((beta < high) & (-errors == top)) | ((beta > low) & (-errors == bottom))
-    return jax.lax.top_k(jnp.where(worst, 4 * largest + 2, urgency), size)[1]
+    at_bound = jnp.where(low < high, jnp.where(beta <= low, surplus, -surplus), -jnp.inf)
+    urgency = jnp.where(free, 1 + 2 * jnp.max(jnp.abs(surplus)), at_bound)
+    urgency = urgency.at[rising].set(jnp.inf).at[falling].set(jnp.inf)
+    return jax.lax.top_k(urgency, size)[1]
 
 
 def _ascend_in_round(problem: Problem, state: Progress, gram: Array, active: Array) -> smo.Pairs:
@@ -234,33 +240,35 @@ def _ascend(
 def _rounds(
     problem: Problem,
     round_: Callable[[Progress], tuple[Array, Array, Array]],
+    afresh: Callable[[Array], Array],
     beta: Array,
     errors: Array,
     steps: Array,
 ) -> Solution:
-    """Rounds until all that was asked for is there, or cannot be had."""
+    """Rounds until all that was asked for is there, or cannot be had. The last is judged by errors computed afresh."""
 
     def unfinished(state: Progress) -> Array:
-        enough = quality(problem, state.beta, state.errors).enough
-        return ~enough & (state.steps < problem.max_steps) & (state.since < ROUNDS)
+        now = state.quality
+        return ~now.enough & ~jnp.isnan(now.violation) & (state.steps < problem.max_steps) & (state.since < ROUNDS)
 
     def target(violation: Array, target: Array) -> Array:
         return jnp.where(violation <= target, target / 10, target)
 
     def next_round(state: Progress) -> Progress:
         beta, errors, steps = round_(state)
-        violation = quality(problem, beta, errors).violation
-        better = violation < state.best
-        return Progress(
-            beta,
-            errors,
-            state.steps + steps,
-            target(violation, state.target),
-            jnp.where(better, violation, state.best),
-            jnp.where(better, 0, state.since + 1),
-        )
+        steps = state.steps + steps
+        now, before = quality(problem, beta, errors), state.quality
+        rounding = 8 * jnp.finfo(beta.dtype).eps * jnp.abs(before.dual)
+        better = (now.violation < state.best) | (now.dual > before.dual + rounding)
+        since = jnp.where(better, 0, state.since + 1)
+        ends = now.enough | (now.violation <= state.target) | (steps >= problem.max_steps) | (since >= ROUNDS)
+        errors = jax.lax.cond(ends, afresh, lambda _: errors, beta)
+        now = quality(problem, beta, errors)
+        best = jnp.minimum(state.best, now.violation)
+        return Progress(beta, errors, steps, target(now.violation, state.target), best, since, now)
 
-    violation = quality(problem, beta, errors).violation
-    start = Progress(beta, errors, steps, target(violation, problem.tolerance), violation, jnp.int32(0))
+    now = quality(problem, beta, errors)
+    first = target(now.violation, problem.tolerance)
+    start = Progress(beta, errors, steps, first, now.violation, jnp.int32(0), now)
     end = jax.lax.while_loop(unfinished, next_round, start)
-    return Solution(end.beta, end.steps, quality(problem, end.beta, end.errors))
+    return Solution(end.beta, end.steps, end.quality)

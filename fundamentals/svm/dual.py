@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fundamentals import _checks
 from fundamentals.base import Array, ArrayLike
 from fundamentals.svm import smo
 from fundamentals.svm.active_set import Problem, Solution, choose_sizes, quality, solve
 from fundamentals.svm.arguments import checked
-from fundamentals.svm.machines import SupportVectorMachine, as_kernel
+from fundamentals.svm.machines import Kernel, SupportVectorMachine, as_kernel, support
 
 
 def fit_dual(
@@ -36,7 +35,8 @@ def fit_dual(
     what is mapped over is computed once. A fit is a search, not a formula: it has no reverse-mode derivative.
 
     Args:
-      x: points [N, D], float32 or float64 (half precision is computed in float32).
+      x: points [N, D], float32 or float64 (half precision is computed in float32). Features of one scale, around 0, as
+        rounding is relative to their size: float32 has 7 digits for ‖x‖², in which distances are differences.
       y: labels [N], −1 or +1, of both kinds.
       kernel: a function of points [N, D] and [M, D] that returns their Gram matrix [N, M]: `linear_kernel`, or another
         with its hyperparameters bound, `functools.partial(rbf_kernel, gamma=0.1)`. One of your own must be positive
@@ -112,14 +112,7 @@ def prepare(
         max_iterations = max(10**7, 100 * len(y))
     _checks.positive_integers(function, max_iterations=max_iterations)
     bound = as_kernel(function, kernel)
-    # What is wrong with its hyperparameters is told here, while they have values.
-    one = jax.ShapeDtypeStruct((1, x.shape[1]), x.dtype)
-    gram = jax.eval_shape(bound, one, one)
-    if not isinstance(gram, jax.ShapeDtypeStruct) or gram.shape != (1, 1) or gram.dtype != x.dtype:
-        raise ValueError(
-            f"{function}: kernel returned {gram} for points {list(one.shape)} with themselves; "
-            f"expected their Gram matrix, {x.dtype} [1, 1]"
-        )
+    _check_gram(function, bound, x)
     return Problem(
         bound,
         x,
@@ -132,21 +125,33 @@ def prepare(
     )
 
 
+def _check_gram(function: str, kernel: Kernel, x: Array) -> None:
+    """What is wrong with a kernel, or with its hyperparameters, is told here, while they have values."""
+    two, three = (jax.ShapeDtypeStruct((n, x.shape[1]), x.dtype) for n in (2, 3))
+    try:
+        gram = jax.eval_shape(kernel, two, three)
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(f"{function}: kernel can't be traced; expected a function written in jax.numpy") from error
+    except TypeError as error:
+        if "required keyword-only" not in str(error):
+            raise
+        hint = "bind it, as in functools.partial(svm.rbf_kernel, gamma=0.1)"
+        raise TypeError(f"{function}: kernel {error}; {hint}") from None
+    if not isinstance(gram, jax.ShapeDtypeStruct) or gram.shape != (2, 3) or gram.dtype != x.dtype:
+        raise ValueError(
+            f"{function}: kernel returned {gram} for points {list(two.shape)} and {list(three.shape)}; "
+            f"expected their Gram matrix, {x.dtype} [2, 3]"
+        )
+
+
 def _machine(problem: Problem, solution: Solution) -> SupportVectorMachine:
     beta, steps, (bias, dual, gap, violation, enough) = solution
     _checks.finite_objective("fit_dual", dual)
-    support: Any
-    if isinstance(beta, jax.core.Tracer):
-        support = jnp.argsort(beta == 0)  # stable: the support vectors first
-        vectors, coefficients = problem.x[support], beta[support]
-    else:  # by NumPy: JAX would compile for every number of support vectors
-        support = np.flatnonzero(np.asarray(beta))
-        vectors = jnp.asarray(np.asarray(problem.x)[support])
-        coefficients = jnp.asarray(np.asarray(beta)[support])
+    indices, vectors, coefficients = support(beta, problem.x)
     return SupportVectorMachine(
         alpha=jnp.abs(beta),
         bias=bias,
-        support=jnp.asarray(support, jnp.int32),
+        support=indices,
         support_vectors=vectors,
         coefficients=coefficients,
         kernel=problem.kernel,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fundamentals import _checks
-from fundamentals.base import Array, ArrayLike, accumulation_dtype
+from fundamentals.base import Array, ArrayLike, Numeric, accumulation_dtype
 
 
 class LinearKernelResiduals(NamedTuple):
@@ -63,7 +63,7 @@ class PolynomialKernelResiduals(NamedTuple):
     base: Array  # [N, M], γ xᵀ z + offset
 
 
-def polynomial_kernel(x: ArrayLike, z: ArrayLike, *, degree: int, offset: float, gamma: float = 1.0) -> Array:
+def polynomial_kernel(x: ArrayLike, z: ArrayLike, *, degree: int, offset: Numeric, gamma: Numeric = 1.0) -> Array:
     """K(x, z) = (γ xᵀ z + offset)^degree: the inner product of all monomials up to the degree, weighted.
 
     With γ = 1 as courses write it; libsvm has the γ too (`gamma`, `coef0`, `degree` there).
@@ -86,7 +86,7 @@ def polynomial_kernel(x: ArrayLike, z: ArrayLike, *, degree: int, offset: float,
 
 
 def polynomial_kernel_fwd(
-    x: ArrayLike, z: ArrayLike, *, degree: int, offset: float, gamma: float = 1.0
+    x: ArrayLike, z: ArrayLike, *, degree: int, offset: Numeric, gamma: Numeric = 1.0
 ) -> tuple[Array, PolynomialKernelResiduals]:
     """Keeps the base of the power, not the power: with an even degree it has lost the sign."""
     x, z = _checks.arrays("polynomial_kernel", x=(x, "N D"), z=(z, "M D"))
@@ -98,7 +98,7 @@ def polynomial_kernel_fwd(
 
 
 def polynomial_kernel_bwd(
-    residuals: PolynomialKernelResiduals, dk: Array, *, degree: int, gamma: float = 1.0
+    residuals: PolynomialKernelResiduals, dk: Array, *, degree: int, gamma: Numeric = 1.0
 ) -> tuple[Array, Array]:
     """With g = degree · γ · base^(degree − 1) ∘ dk: dx = g z, dz = gᵀ x.
 
@@ -118,8 +118,12 @@ class RbfKernelResiduals(NamedTuple):
     k: Array  # [N, M], the Gram matrix
 
 
-def rbf_kernel(x: ArrayLike, z: ArrayLike, *, gamma: float) -> Array:
+def rbf_kernel(x: ArrayLike, z: ArrayLike, *, gamma: Numeric) -> Array:
     """K(x, z) = exp(−γ ‖x − z‖²): 1 at the same point, 0 far away on the scale of 1/√γ.
+
+    Accurate to about γ · ε · R², with ε = 1e-7 in float32 and 2e-16 in float64 and R the largest distance of a point
+    from the mean of z: one point a thousand times as far as the others costs these their digits. Scale features, or
+    compute in float64, where γ R² is large.
 
     Args:
       x: points [N, D].
@@ -136,7 +140,7 @@ def rbf_kernel(x: ArrayLike, z: ArrayLike, *, gamma: float) -> Array:
     return rbf_kernel_fwd(x, z, gamma=gamma)[0]
 
 
-def rbf_kernel_fwd(x: ArrayLike, z: ArrayLike, *, gamma: float) -> tuple[Array, RbfKernelResiduals]:
+def rbf_kernel_fwd(x: ArrayLike, z: ArrayLike, *, gamma: Numeric) -> tuple[Array, RbfKernelResiduals]:
     """Keeps the points and the Gram matrix, not the distances: the derivative of exp is exp.
 
     ‖x − z‖² is computed as ‖x‖² + ‖z‖² − 2 xᵀz, one matrix product instead of N·M·D differences. What the difference of
@@ -150,7 +154,7 @@ def rbf_kernel_fwd(x: ArrayLike, z: ArrayLike, *, gamma: float) -> tuple[Array, 
     return k.astype(x.dtype), RbfKernelResiduals(x, z, k)
 
 
-def rbf_kernel_bwd(residuals: RbfKernelResiduals, dk: Array, *, gamma: float) -> tuple[Array, Array]:
+def rbf_kernel_bwd(residuals: RbfKernelResiduals, dk: Array, *, gamma: Numeric) -> tuple[Array, Array]:
     """With g = −2γ k ∘ dk: dx_n = Σ_m g_nm (x_n − z_m), dz_m = Σ_n g_nm (z_m − x_n).
 
     Derivation: K = exp(−γ s) with s_nm = ‖x_n − z_m‖², so ds = −γ k ∘ dk; and ∂s_nm/∂x_n = 2 (x_n − z_m) = −∂s_nm/∂z_m.
@@ -169,7 +173,7 @@ def linear_features(x: ArrayLike) -> Array:
     return _checks.arrays("linear_features", x=(x, "N D"))[0]
 
 
-def quadratic_features(x: ArrayLike, *, offset: float, gamma: float = 1.0) -> Array:
+def quadratic_features(x: ArrayLike, *, offset: Numeric, gamma: Numeric = 1.0) -> Array:
     """φ of the polynomial kernel of degree 2: (γ x_d²)_d, (√2 γ x_d x_e)_{d<e}, (√(2 γ offset) x_d)_d, offset.
 
     Expand (γ Σ_d x_d z_d + c)² = Σ_d γ² x_d² z_d² + 2 Σ_{d<e} γ² x_d x_e z_d z_e + 2 γ c Σ_d x_d z_d + c²; each term is

@@ -45,9 +45,38 @@ def as_kernel(function: str, kernel: Any) -> Kernel:
         )
     if not isinstance(kernel, functools.partial) or kernel.args:
         return Kernel(kernel, (), {})
-    numbers = {k: v for k, v in kernel.keywords.items() if isinstance(v, float | np.generic | np.ndarray | jax.Array)}
-    options = tuple(sorted((k, v) for k, v in kernel.keywords.items() if k not in numbers))
-    return Kernel(kernel.func, options, numbers)
+    parameters, options = {}, []
+    for name, value in sorted(kernel.keywords.items()):
+        if isinstance(value, np.integer | np.bool_):
+            value = value.item()
+        if isinstance(value, float | np.generic | np.ndarray | jax.Array):
+            parameters[name] = value
+        else:
+            options.append((name, value))
+    return Kernel(kernel.func, tuple(options), parameters)
+
+
+class Support(NamedTuple):
+    """The training points that take part in decisions."""
+
+    indices: Array  # [S], int32
+    vectors: Array  # [S, D]
+    coefficients: Array  # [S] or [P, S], α_i y_i
+
+
+def support(beta: Array, x: Array) -> Support:
+    """The points x [N, D] whose signed coefficients β [N], or [P, N] in any row, are not 0.
+
+    Where β is traced, a size may not depend on it: all points, these first. Else they are gathered by NumPy, as JAX
+    would compile for every number of them.
+    """
+    if isinstance(beta, jax.core.Tracer):
+        unused = jnp.all(jnp.atleast_2d(beta) == 0, axis=0)
+        order = jnp.argsort(unused).astype(jnp.int32)  # stable
+        return Support(order, x[order], beta[..., order])
+    values = np.asarray(beta)
+    chosen = np.flatnonzero(np.any(np.atleast_2d(values) != 0, axis=0)).astype(np.int32)
+    return Support(*jax.device_put((chosen, np.asarray(x)[chosen], values[..., chosen])))
 
 
 class SupportVectorMachine(NamedTuple):
@@ -124,7 +153,7 @@ def decision_function(machine: Any, x: ArrayLike) -> Array:
       [B]; of a `OneVsOne` [B, P], positive where the first class of the pair wins.
     """
     (x,) = _checks.arrays("decision_function", x=(x, "B D"))
-    _machine("decision_function", machine)
+    _check_machine("decision_function", machine)
     if isinstance(machine, SupportVectorMachine | OneVsOne):
         size = machine.support_vectors.shape[-1]
     else:
@@ -174,7 +203,7 @@ def weights(machine: Any) -> Array:
     Raises:
       ValueError: the kernel is another one, whose w lives in the space of its features.
     """
-    _machine("weights", machine)
+    _check_machine("weights", machine)
     if not isinstance(machine, SupportVectorMachine | OneVsOne):
         w: Array = machine.w
         return w
@@ -186,13 +215,13 @@ def weights(machine: Any) -> Array:
 
 def _kernel_values(machine: SupportVectorMachine | OneVsOne, x: Array) -> Array:
     """Σ_s coefficients_ps K(x_b, x_s), [B, P], P = 1 for a single machine."""
-    points: ArrayLike = machine.support_vectors
-    coefficients: ArrayLike = jnp.atleast_2d(machine.coefficients)
+    points: Any = machine.support_vectors
+    coefficients: Any = jnp.atleast_2d(machine.coefficients)
     number = len(machine.support_vectors)
     if number == 0:
         return jnp.zeros((len(x), len(jnp.atleast_1d(machine.bias))), machine.bias.dtype)
     x = x.astype(machine.bias.dtype)
-    if not isinstance(points, jax.core.Tracer):
+    if not isinstance(points, jax.core.Tracer) and not isinstance(coefficients, jax.core.Tracer):
         # Up to a multiple of 128 by repeating the last with coefficient 0: machines of about one size share a program.
         more = -number % 128
         points = np.pad(np.asarray(points), ((0, more), (0, 0)), mode="edge")
@@ -212,7 +241,7 @@ def _sums(kernel: Kernel, x: Array, points: Array, coefficients: Array) -> Array
     return values
 
 
-def _machine(function: str, machine: Any) -> None:
+def _check_machine(function: str, machine: Any) -> None:
     if not isinstance(machine, SupportVectorMachine | OneVsOne) and not hasattr(machine, "w"):
         raise TypeError(
             f"{function}: machine is of type {type(machine).__name__}; expected what a fit function of svm returned"

@@ -15,7 +15,7 @@ from fundamentals import _checks
 from fundamentals.base import Array, ArrayLike
 from fundamentals.svm.active_set import Problem, Sizes, Solution, choose_sizes, solve
 from fundamentals.svm.dual import prepare
-from fundamentals.svm.machines import OneVsOne
+from fundamentals.svm.machines import OneVsOne, support
 
 
 def fit_one_vs_one(
@@ -51,10 +51,10 @@ def fit_one_vs_one(
     Raises:
       ValueError, TypeError: as `fit_dual`; or labels of one class only.
     """
-    x, labels = _checks.arrays("fit_one_vs_one", x=(x, "N D"), labels=(labels, "N", "integer"))
     if isinstance(labels, jax.core.Tracer):
         raise TypeError("fit_one_vs_one: labels is traced (an argument of jit or vmap); expected known labels")
-    known = np.asarray(labels)
+    known = np.asarray(labels)  # under jit, what JAX makes of them is traced
+    x, _ = _checks.arrays("fit_one_vs_one", x=(x, "N D"), labels=(labels, "N", "integer"))
     classes = np.unique(known)
     if len(classes) < 2:
         raise ValueError(f"fit_one_vs_one: labels has {len(classes)} class; expected at least two")
@@ -74,17 +74,17 @@ def fit_one_vs_one(
     rows = jnp.arange(len(pairs))[:, None]
     # Padding points to 0, whose β is added: it is 0.
     beta = jnp.zeros((len(pairs), len(known)), problem.x.dtype).at[rows, index].add(solution.beta)
-    support = np.flatnonzero(np.any(np.asarray(beta) != 0, axis=0))  # by NumPy, as in `fit_dual`
     quality = solution.quality
     _checks.finite_objective("fit_one_vs_one", quality.dual)
+    indices, vectors, coefficients = support(beta, problem.x)
     return OneVsOne(
         classes=jnp.asarray(classes),
         pairs=jnp.asarray(pairs, jnp.int32),
         alpha=jnp.abs(beta),
         bias=quality.bias,
-        support=jnp.asarray(support, jnp.int32),
-        support_vectors=jnp.asarray(np.asarray(problem.x)[support]),
-        coefficients=jnp.asarray(np.asarray(beta)[:, support]),
+        support=indices,
+        support_vectors=vectors,
+        coefficients=coefficients,
         kernel=problem.kernel,
         primal=quality.dual + quality.gap,
         dual=quality.dual,

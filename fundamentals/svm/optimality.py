@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from fundamentals import _checks
-from fundamentals.base import Array, ArrayLike, accumulation_dtype
+from fundamentals.base import Array, ArrayLike
 from fundamentals.svm.machines import SupportVectorMachine, decision_function
 from fundamentals.svm.objectives import prices
 
@@ -33,7 +33,7 @@ def complementary_slackness(machine: SupportVectorMachine, x: ArrayLike, y: Arra
     Raises:
       ValueError: the shapes do not fit, or the machine was not fitted to so many points.
     """
-    return _products(machine, *_excess("complementary_slackness", machine, x, y, c))
+    return _slackness(machine, *_excess("complementary_slackness", machine, x, y, c))
 
 
 def duality_gap(machine: SupportVectorMachine, x: ArrayLike, y: ArrayLike, *, c: ArrayLike) -> Array:
@@ -48,7 +48,7 @@ def duality_gap(machine: SupportVectorMachine, x: ArrayLike, y: ArrayLike, *, c:
     Returns:
       [].
     """
-    products = _products(machine, *_excess("duality_gap", machine, x, y, c))
+    products = _slackness(machine, *_excess("duality_gap", machine, x, y, c))
     return jnp.sum(products.margin + products.bound)
 
 
@@ -64,7 +64,7 @@ def kkt_violations(machine: SupportVectorMachine, x: ArrayLike, y: ArrayLike, *,
       c: what a violation cost: a number, or one for each point [N].
 
     Returns:
-      [N], ≥ 0. At most the tolerance that the machine was fitted with (and in a `converged` one it is).
+      [N], ≥ 0, at most `machine.violation` but for rounding.
     """
     price, excess = _excess("kkt_violations", machine, x, y, c)
     below = jnp.where((machine.alpha < price) & (excess < 0), -excess, 0)
@@ -72,7 +72,7 @@ def kkt_violations(machine: SupportVectorMachine, x: ArrayLike, y: ArrayLike, *,
     return below + above
 
 
-def _products(machine: SupportVectorMachine, price: Array, excess: Array) -> Slackness:
+def _slackness(machine: SupportVectorMachine, price: Array, excess: Array) -> Slackness:
     slack = jnp.where(excess < 0, -excess, 0)
     return Slackness(machine.alpha * jnp.where(excess > 0, excess, 0), (price - machine.alpha) * slack, slack)
 
@@ -86,6 +86,6 @@ def _excess(function: str, machine: Any, x: ArrayLike, y: ArrayLike, c: ArrayLik
         raise ValueError(
             f"{function}: machine has {len(machine.alpha)} multipliers; expected N = {len(y)}, one for each point in x"
         )
-    x = x.astype(accumulation_dtype(x.dtype))
+    x = x.astype(machine.alpha.dtype)
     price = jnp.broadcast_to(prices(function, c, x), y.shape)
     return price, y.astype(x.dtype) * decision_function(machine, x) - 1

@@ -89,6 +89,7 @@ def fit_primal(
     least = 100 * float(jnp.finfo(x.dtype).eps)
     _checks.interval("fit_primal", f"[{least:.1g}, inf)", relative_gap=relative_gap)
     _checks.positive_integers("fit_primal", max_iterations=max_iterations)
+    _checks.interval("fit_primal", "[1, 1000000]", max_iterations=max_iterations)
     machine: LinearMachine = _cutting_planes(x, y, price, jnp.asarray(relative_gap, x.dtype), max_iterations)
     _checks.finite_objective("fit_primal", machine.primal)
     return machine
@@ -117,8 +118,9 @@ def pegasos(
 
     The objective of some points, each counted N/batch_size times, is in the mean that of all. It is strongly convex in
     w with modulus 1, so that steps of 1/t along its subgradient converge at the rate of log(t)/t, after which w is
-    projected onto the ball that is known to hold the optimum, ½‖w‖² ≤ P(0) = Σ c. In the bias, which is not penalized,
-    it is not strongly convex; there the steps are 1/√t, of the objective divided by Σ c. Nothing says when to stop.
+    projected onto the ball that is known to hold the optimum, ‖w‖² = Σ α − Σ c ξ ≤ Σ c. In the bias, which is not
+    penalized, it is not strongly convex; there the steps are 1/√t, of the objective divided by Σ c. Nothing says when
+    to stop.
 
     S. Shalev-Shwartz, Y. Singer, N. Srebro and A. Cotter, Pegasos, 2011, figure 2 (there with λ = 1/Σ c, and everything
     divided by Σ c) and section 6 for the bias.
@@ -183,6 +185,8 @@ def best_bias(scores: Array, y: Array, price: Array) -> tuple[Array, Array]:
 @functools.partial(jax.jit, static_argnames="max_iterations")
 def _cutting_planes(x: Array, y: Array, price: Array, relative_gap: Array, max_iterations: int) -> LinearMachine:
     planes = min(PLANES, max_iterations)
+    mean = jnp.mean(x, axis=0)
+    x = x - mean[None, :]  # moves the bias alone, and leaves more digits to what matters
     dtype, size = x.dtype, x.shape[1]
 
     def last(history: Array, iterations: Array) -> Array:
@@ -258,9 +262,16 @@ def _cutting_planes(x: Array, y: Array, price: Array, relative_gap: Array, max_i
         ),
     )
     primal, dual = last(end.history.primal, end.iterations), last(end.history.dual, end.iterations)
-    gap_ = primal - dual
+    final = primal - dual
     return LinearMachine(
-        end.w, end.bias, primal, dual, gap_, end.iterations, gap_ <= relative_gap * primal, end.history
+        end.w,
+        end.bias - jnp.sum(end.w * mean),
+        primal,
+        dual,
+        final,
+        end.iterations,
+        final <= relative_gap * primal,
+        end.history,
     )
 
 
@@ -286,7 +297,7 @@ def _stochastic_steps(
         dw, dbias, *_ = primal_objective_bwd(residuals, jnp.ones_like(cost))
         rate = 1 / t.astype(x.dtype)
         w = w - rate * dw
-        w = w * jnp.minimum(1, jnp.sqrt(2 * total) / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(x.dtype).tiny))
+        w = w * jnp.minimum(1, jnp.sqrt(total) / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(x.dtype).tiny))
         return (w, bias - jnp.sqrt(rate) * dbias / total), None
 
     def steps(state: tuple[Array, Array], first: Array, number: int) -> tuple[Array, Array]:

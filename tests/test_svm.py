@@ -341,6 +341,16 @@ def test_a_curvature_that_rounding_made_negative_is_none():
     np.testing.assert_array_equal(pairs.beta, [3, -3])
 
 
+def test_products_have_all_their_digits_on_any_device():
+    x, y = blobs(22, 9)
+    problem = dual.prepare("fit_dual", x.astype(np.float32), y, RBF, 1.0, 1e-3, None, None)
+    with jax.default_matmul_precision("tensorfloat32"):
+        for sizes in (active_set.Sizes(9, 9), active_set.Sizes(5, 3)):
+            text = str(jax.make_jaxpr(lambda problem, sizes=sizes: active_set.solve(problem, sizes))(problem))
+            assert text.count("dot_general[") > 1
+            assert text.count("Precision.HIGHEST") == 2 * text.count("dot_general[")
+
+
 @pytest.mark.usefixtures("x64")
 def test_points_that_no_machine_can_separate():
     same = np.ones((6, 2))

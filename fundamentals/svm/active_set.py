@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from fundamentals import _checks
 from fundamentals.base import Array, DTypeLike
 from fundamentals.svm import smo
+from fundamentals.svm.arguments import in_full_precision
 from fundamentals.svm.machines import Kernel
 
 WHOLE = 2048
@@ -102,6 +103,7 @@ def choose_sizes(function: str, n: int, dtype: DTypeLike, memory_bytes: int) -> 
 
 
 @functools.partial(jax.jit, static_argnames="sizes")
+@in_full_precision
 def solve(problem: Problem, sizes: Sizes) -> Solution:
     """The whole program, from the points to coefficients and what they are worth."""
     n = len(problem.y)

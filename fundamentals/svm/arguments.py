@@ -1,10 +1,21 @@
-"""What every fit asks of its data."""
+"""What every fit asks of its data, and of the machine that it runs on."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import jax
 import jax.numpy as jnp
 
 from fundamentals import _checks
 from fundamentals.base import Array, ArrayLike, accumulation_dtype
 from fundamentals.svm.objectives import prices
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def in_full_precision(function: F) -> F:
+    """Distances and errors are differences, of which an accelerator's TF32 products, of three digits, leave little."""
+    return cast(F, jax.default_matmul_precision("highest")(function))
 
 
 def checked(function: str, x: ArrayLike, y: ArrayLike, c: ArrayLike) -> tuple[Array, Array, Array]:

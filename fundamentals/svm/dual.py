@@ -13,7 +13,7 @@ from fundamentals import _checks
 from fundamentals.base import Array, ArrayLike
 from fundamentals.svm import smo
 from fundamentals.svm.active_set import Problem, Solution, choose_sizes, quality, solve
-from fundamentals.svm.arguments import checked
+from fundamentals.svm.arguments import checked, in_full_precision
 from fundamentals.svm.machines import Kernel, SupportVectorMachine, as_kernel, support
 
 
@@ -165,6 +165,7 @@ def _machine(problem: Problem, solution: Solution) -> SupportVectorMachine:
 
 
 @functools.partial(jax.jit, static_argnames=("num_records", "every"))
+@in_full_precision
 def _trace(problem: Problem, num_records: int, every: int) -> DualTrace:
     gram = problem.kernel(problem.x, problem.x)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fundamentals import _checks
 from fundamentals.base import Array, ArrayLike
+from fundamentals.svm.arguments import in_full_precision
 from fundamentals.svm.kernels import linear_kernel
 
 BLOCK = 1024
@@ -231,6 +232,7 @@ def _kernel_values(machine: SupportVectorMachine | OneVsOne, x: Array) -> Array:
 
 
 @jax.jit
+@in_full_precision
 def _sums(kernel: Kernel, x: Array, points: Array, coefficients: Array) -> Array:
     """`BLOCK` points at a time, where there are more."""
     if len(x) <= BLOCK:

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from fundamentals import _checks
 from fundamentals.base import Array, ArrayLike, PRNGKey
 from fundamentals.svm import smo
-from fundamentals.svm.arguments import checked
+from fundamentals.svm.arguments import checked, in_full_precision
 from fundamentals.svm.machines import History, LinearMachine
 from fundamentals.svm.objectives import primal_objective, primal_objective_bwd, primal_objective_fwd
 
@@ -183,6 +183,7 @@ def best_bias(scores: Array, y: Array, price: Array) -> tuple[Array, Array]:
 
 
 @functools.partial(jax.jit, static_argnames="max_iterations")
+@in_full_precision
 def _cutting_planes(x: Array, y: Array, price: Array, relative_gap: Array, max_iterations: int) -> LinearMachine:
     planes = min(PLANES, max_iterations)
     mean = jnp.mean(x, axis=0)

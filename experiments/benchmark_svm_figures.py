@@ -37,7 +37,7 @@ def draw(rows: Sequence[Any], bound: float) -> Figure:
     for solver, colour in SOLVERS.items():
         if np.isfinite(medians[solver]).any():
             times.plot(medians[solver], places, "o", color=colour, markersize=6, label=solver)
-    times.set(xscale="log", xlabel="time of a fit" + (", and ours in libsvm's" if compared else ""))
+    times.set(xscale="log", xlabel="time of a fit" + ("; beside it, ours divided by libsvm's" if compared else ""))
     times.xaxis.set_major_formatter(
         FuncFormatter(lambda t, _: measure.time_text([t]).replace(".00s", "s").replace(".0ms", "ms"))
     )

@@ -187,7 +187,9 @@ def signs(function: str, name: str, labels: Array) -> None:
     if values is not None:
         wrong = values[np.abs(values) != 1]
         if wrong.size:
-            raise ValueError(f"{function}: {name} has the value {wrong.flat[0]}; expected -1 or +1")
+            raise ValueError(
+                f"{function}: {name} has the value {wrong.flat[0]}; expected -1 or +1 (of 0 and 1: 2 y - 1)"
+            )
 
 
 def both_signs(function: str, name: str, labels: Array) -> None:

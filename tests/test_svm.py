@@ -256,7 +256,8 @@ def test_after_many_steps_half_of_the_points_take_the_others(monkeypatch):
 @pytest.mark.parametrize("memory_bytes", [2**28, 60_000])
 def test_running_out_of_iterations_is_told_as_it_is(memory_bytes):
     x, y = blobs(9, 203)
-    machine = svm.fit_dual(x, y, kernel=RBF, c=3.0, max_iterations=40, memory_bytes=memory_bytes)
+    with pytest.warns(RuntimeWarning, match="fit_dual: not converged after 40 iterations"):
+        machine = svm.fit_dual(x, y, kernel=RBF, c=3.0, max_iterations=40, memory_bytes=memory_bytes)
     assert not machine.converged
     assert machine.iterations == 40
     beta = np.asarray(machine.alpha) * y
@@ -274,7 +275,8 @@ def test_float32_ends_where_rounding_begins():
     machine = svm.fit_dual(x, y, kernel=RBF, c=10.0)
     assert machine.converged
     assert machine.alpha.dtype == jnp.float32
-    impossible = svm.fit_dual(x, y, kernel=RBF, c=10.0, relative_gap=1e-12)  # and is not waited for
+    with pytest.warns(RuntimeWarning, match="not converged"):
+        impossible = svm.fit_dual(x, y, kernel=RBF, c=10.0, relative_gap=1e-12)  # and is not waited for
     assert not impossible.converged
     assert impossible.violation < 1e-4
     half = svm.fit_dual(x.astype(jnp.bfloat16), y, kernel=RBF, c=10.0)
@@ -364,6 +366,45 @@ def test_points_that_no_machine_can_separate():
     np.testing.assert_array_equal(svm.predict(machine, far), [1, -1, 1])
 
 
+def _nan_point(x, y, c, gamma):
+    return x.at[2, 1].set(jnp.nan), y, c, gamma
+
+
+INVALID = {
+    "NaN": _nan_point,
+    "labels 0 and 1": lambda x, y, c, gamma: (x, (y + 1) / 2, c, gamma),
+    "c = 0": lambda x, y, c, gamma: (x, y, 0 * c, gamma),
+    "c = -1": lambda x, y, c, gamma: (x, y, -c, gamma),
+    "gamma = -1": lambda x, y, c, gamma: (x, y, c, -gamma),
+}
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def spoilt(name, x, y, c, gamma):
+    x, y, c, gamma = INVALID[name](x, y, c, gamma)
+    machine = svm.fit_dual(x, y, kernel=functools.partial(svm.rbf_kernel, gamma=gamma), c=c)
+    return machine, None if name.startswith("gamma") else svm.fit_primal(x, y, c=c, max_iterations=20)
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_what_nobody_could_check_is_nan(name):
+    x, y = blobs(23, 11)
+    for machine in spoilt(name, x.astype(np.float32), y.astype(np.float32), np.float32(1), np.float32(1)):
+        if machine is not None:
+            assert np.isnan([machine.primal, machine.dual, machine.gap]).all(), machine
+            assert not machine.converged
+
+
+def test_machines_are_shown_in_a_line():
+    x, y = blobs(24, 31)
+    machine = svm.fit_dual(x, y, kernel=RBF, c=1.0)
+    assert repr(machine).startswith(f"SupportVectorMachine({len(machine.support)} of 31 points, bias=")
+    assert repr(svm.fit_primal(x.astype(np.float32), y, c=1.0)).endswith("converged=True)")
+    shown = []
+    jax.jit(lambda c: shown.append(repr(svm.fit_dual(x, y, kernel=RBF, c=c))))(1.0)
+    assert shown == ["SupportVectorMachine(31 points)"]
+
+
 def test_under_jit_one_class_gives_the_constant():
     x = np.ones((3, 2), np.float32)
     machine = jax.jit(lambda y: svm.fit_dual(x, y, kernel=RBF, c=1.0))(jnp.array([-1, -1, -1]))
@@ -379,7 +420,8 @@ def test_the_course_of_steps():
     assert (np.diff(trace.dual) >= -1e-12).all()
     assert (trace.primal >= trace.dual).all()
     assert trace.iterations[0] == 10
-    early = svm.fit_dual(x, y, kernel=RBF, c=2.0, max_iterations=30)
+    with pytest.warns(RuntimeWarning, match="not converged"):
+        early = svm.fit_dual(x, y, kernel=RBF, c=2.0, max_iterations=30)
     np.testing.assert_allclose([trace.dual[2], trace.primal[2]], [early.dual, early.primal], rtol=1e-12)
     best = svm.fit_dual(x, y, kernel=RBF, c=2.0, tolerance=1e-9)
     np.testing.assert_allclose([trace.dual[-1], trace.primal[-1]], [best.dual, best.primal], rtol=1e-9)
@@ -494,6 +536,26 @@ FIT = {"kernel": RBF, "c": 1.0}
             ValueError,
             "fit_dual: kernel returned",
             lambda: svm.fit_dual(X, Y, kernel=lambda x, z: x @ z.T[:, 0], c=1.0),
+        ),
+        (
+            ValueError,
+            "fit_dual: ‖w‖² is negative; expected a kernel that is positive semidefinite",
+            lambda: svm.fit_dual(X, Y, kernel=lambda x, z: -x @ z.T, c=1.0),
+        ),
+        (
+            ValueError,
+            "fit_dual: kernel failed on points [2, 2] and [3, 2]; expected their Gram matrix",
+            lambda: svm.fit_dual(X, Y, kernel=lambda x, z: jnp.dot(x, z), c=1.0),
+        ),
+        (
+            ValueError,
+            "decision_function: machine has a batch axis; expected one machine",
+            lambda: svm.predict(jax.vmap(lambda c: svm.fit_dual(X, Y, kernel=RBF, c=c))(np.ones(2)), X),
+        ),
+        (
+            ValueError,
+            "decision_function: x[0, 0] is nan",
+            lambda: svm.predict(svm.fit_dual(X, Y, **FIT), np.nan * X),
         ),
         (
             TypeError,

@@ -52,7 +52,8 @@ def test_as_many_planes_as_there_are_iterations_or_fewer(monkeypatch):
     assert few.converged
     assert few.iterations > 8
     np.testing.assert_allclose(few.primal, plenty.primal, rtol=2e-4)
-    stopped = svm.fit_primal(x, y, c=c, relative_gap=1e-4, max_iterations=3)
+    with pytest.warns(RuntimeWarning, match="fit_primal: not converged after 3 iterations"):
+        stopped = svm.fit_primal(x, y, c=c, relative_gap=1e-4, max_iterations=3)
     assert not stopped.converged
     assert stopped.iterations == 3
     assert stopped.gap > 1e-4 * stopped.primal

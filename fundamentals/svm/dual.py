@@ -13,7 +13,8 @@ from fundamentals import _checks
 from fundamentals.base import Array, ArrayLike
 from fundamentals.svm import smo
 from fundamentals.svm.active_set import Problem, Solution, choose_sizes, quality, solve
-from fundamentals.svm.arguments import checked, in_full_precision
+from fundamentals.svm.arguments import check_norm, checked, in_full_precision, warn_unless_converged
+from fundamentals.svm.kernels import linear_kernel, polynomial_kernel, rbf_kernel
 from fundamentals.svm.machines import Kernel, SupportVectorMachine, as_kernel, support
 
 
@@ -50,18 +51,21 @@ def fit_dual(
         quarter is active at a time, or as many as fit.
 
     Returns:
-      A `SupportVectorMachine`; its field `converged` says whether it is what was asked for.
+      A `SupportVectorMachine`; its field `converged` says whether it is what was asked for, and if not, outside of
+      `jit` and `vmap`, so does a RuntimeWarning.
 
     Raises:
       ValueError: shapes do not fit, labels are not ±1 or of one kind only, a number is NaN, infinite or out of range,
-        or the kernel's values are (traced, the objectives are NaN then).
+        or the kernel's values are. (Traced, the objectives are NaN then, and `converged` False.)
       TypeError: dtypes are not floating, or the kernel is no function.
 
     Example: `fit_dual(x, y, kernel=functools.partial(rbf_kernel, gamma=0.5), c=1.0)`.
     """
     problem = prepare("fit_dual", x, y, kernel, c, tolerance, relative_gap, max_iterations)
     sizes = choose_sizes("fit_dual", len(problem.y), problem.y.dtype, memory_bytes)
-    return _machine(problem, solve(problem, sizes))
+    machine = _machine(problem, solve(problem, sizes))
+    warn_unless_converged("fit_dual", machine)
+    return machine
 
 
 class DualTrace(NamedTuple):
@@ -132,11 +136,16 @@ def _check_gram(function: str, kernel: Kernel, x: Array) -> None:
         gram = jax.eval_shape(kernel, two, three)
     except jax.errors.TracerArrayConversionError as error:
         raise TypeError(f"{function}: kernel can't be traced; expected a function written in jax.numpy") from error
-    except TypeError as error:
-        if "required keyword-only" not in str(error):
+    except (TypeError, ValueError) as error:
+        if "required keyword-only" in str(error):
+            hint = "bind it, as in functools.partial(svm.rbf_kernel, gamma=0.1)"
+            raise TypeError(f"{function}: kernel {error}; {hint}") from None
+        if kernel.function in (linear_kernel, polynomial_kernel, rbf_kernel):
             raise
-        hint = "bind it, as in functools.partial(svm.rbf_kernel, gamma=0.1)"
-        raise TypeError(f"{function}: kernel {error}; {hint}") from None
+        raise ValueError(
+            f"{function}: kernel failed on points {list(two.shape)} and {list(three.shape)}; expected their Gram "
+            "matrix [2, 3] (of a k that takes two points, jax.vmap(jax.vmap(k, (None, 0)), (0, None)) gives it)"
+        ) from error
     if not isinstance(gram, jax.ShapeDtypeStruct) or gram.shape != (2, 3) or gram.dtype != x.dtype:
         raise ValueError(
             f"{function}: kernel returned {gram} for points {list(two.shape)} and {list(three.shape)}; "
@@ -147,6 +156,7 @@ def _check_gram(function: str, kernel: Kernel, x: Array) -> None:
 def _machine(problem: Problem, solution: Solution) -> SupportVectorMachine:
     beta, steps, (bias, dual, gap, violation, enough) = solution
     _checks.finite_objective("fit_dual", dual)
+    check_norm("fit_dual", jnp.sum(jnp.abs(beta)), dual)
     indices, vectors, coefficients = support(beta, problem.x)
     return SupportVectorMachine(
         alpha=jnp.abs(beta),

@@ -93,7 +93,7 @@ def polynomial_kernel_fwd(
     _checks.positive_integers("polynomial_kernel", degree=degree)
     _checks.interval("polynomial_kernel", "[0, inf)", offset=offset)
     _checks.interval("polynomial_kernel", "(0, inf)", gamma=gamma)
-    base = _scalar(gamma, x) * _products(x, z) + _scalar(offset, x)
+    base = _positive(gamma, x) * _products(x, z) + _scalar(offset, x)
     return (base**degree).astype(x.dtype), PolynomialKernelResiduals(x, z, base)
 
 
@@ -150,7 +150,7 @@ def rbf_kernel_fwd(x: ArrayLike, z: ArrayLike, *, gamma: Numeric) -> tuple[Array
     _checks.interval("rbf_kernel", "(0, inf)", gamma=gamma)
     u, v = _centred(x, z)
     distances = jnp.sum(u * u, axis=1)[:, None] + jnp.sum(v * v, axis=1)[None, :] - 2 * _products(u, v)
-    k = jnp.exp(-_scalar(gamma, x) * jnp.where(distances > 0, distances, 0))
+    k = jnp.exp(-_positive(gamma, x) * jnp.where(distances <= 0, 0, distances))
     return k.astype(x.dtype), RbfKernelResiduals(x, z, k)
 
 
@@ -219,6 +219,12 @@ def _centred(x: Array, z: Array) -> tuple[Array, Array]:
     x, z = x.astype(wide), z.astype(wide)
     mean = jax.lax.stop_gradient(jnp.mean(z, axis=0, keepdims=True))
     return x - mean, z - mean
+
+
+def _positive(value: Any, x: Array) -> Array:
+    """A positive option; NaN where it is traced, so that nobody could tell, and is not."""
+    number = _scalar(value, x)
+    return jnp.where(number > 0, number, jnp.nan) if isinstance(number, jax.core.Tracer) else number
 
 
 def _scalar(value: Any, x: Array) -> Array:

@@ -100,6 +100,10 @@ class SupportVectorMachine(NamedTuple):
     iterations: Array  # [], int32: steps of two coefficients
     converged: Array  # [], bool: whether violation and gap are what was asked for
 
+    def __repr__(self) -> str:
+        number = "" if isinstance(self.alpha, jax.core.Tracer) else f"{np.count_nonzero(self.alpha)} of "
+        return f"SupportVectorMachine({', '.join([f'{number}{self.alpha.shape[-1]} points', *_summary(self)])})"
+
 
 class LinearMachine(NamedTuple):
     """A decision function f(x) = wᵀx + b, with a certificate."""
@@ -112,6 +116,9 @@ class LinearMachine(NamedTuple):
     iterations: Array  # [], int32
     converged: Array  # [], bool: whether the gap is what was asked for
     history: "History"
+
+    def __repr__(self) -> str:
+        return f"LinearMachine({', '.join(_summary(self))})"
 
 
 class History(NamedTuple):
@@ -148,13 +155,18 @@ def decision_function(machine: Any, x: ArrayLike) -> Array:
 
     Args:
       machine: what a `fit` function of this package returned.
-      x: points [B, D].
+      x: points [B, D], finite.
 
     Returns:
       [B]; of a `OneVsOne` [B, P], positive where the first class of the pair wins.
     """
     (x,) = _checks.arrays("decision_function", x=(x, "B D"))
     _check_machine("decision_function", machine)
+    _checks.finite("decision_function", "x", x)
+    if jnp.ndim(machine.bias) != isinstance(machine, OneVsOne):
+        raise ValueError(
+            "decision_function: machine has a batch axis; expected one machine: jax.vmap(svm.predict, (0, None))(…)"
+        )
     if isinstance(machine, SupportVectorMachine | OneVsOne):
         size = machine.support_vectors.shape[-1]
     else:
@@ -248,3 +260,10 @@ def _check_machine(function: str, machine: Any) -> None:
         raise TypeError(
             f"{function}: machine is of type {type(machine).__name__}; expected what a fit function of svm returned"
         )
+
+
+def _summary(machine: SupportVectorMachine | LinearMachine) -> list[str]:
+    names = ("bias", "primal", "dual", "gap", "iterations", "converged")
+    values = [(name, getattr(machine, name)) for name in names]
+    known = [(n, v) for n, v in values if not isinstance(v, jax.core.Tracer) and jnp.ndim(v) == 0]
+    return [f"{name}={v if v.dtype.kind in 'bi' else format(float(v), '.6g')}" for name, v in known]

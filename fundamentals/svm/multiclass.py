@@ -14,6 +14,7 @@ import numpy as np
 from fundamentals import _checks
 from fundamentals.base import Array, ArrayLike
 from fundamentals.svm.active_set import Problem, Sizes, Solution, choose_sizes, solve
+from fundamentals.svm.arguments import check_norm, warn_unless_converged
 from fundamentals.svm.dual import prepare
 from fundamentals.svm.machines import OneVsOne, support
 
@@ -77,7 +78,8 @@ def fit_one_vs_one(
     quality = solution.quality
     _checks.finite_objective("fit_one_vs_one", quality.dual)
     indices, vectors, coefficients = support(beta, problem.x)
-    return OneVsOne(
+    check_norm("fit_one_vs_one", jnp.sum(jnp.abs(beta), axis=1), quality.dual)
+    machine = OneVsOne(
         classes=jnp.asarray(classes),
         pairs=jnp.asarray(pairs, jnp.int32),
         alpha=jnp.abs(beta),
@@ -93,6 +95,8 @@ def fit_one_vs_one(
         iterations=solution.steps,
         converged=quality.enough,
     )
+    warn_unless_converged("fit_one_vs_one", machine)
+    return machine
 
 
 @functools.partial(jax.jit, static_argnames="sizes")

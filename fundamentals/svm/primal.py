@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from fundamentals import _checks
 from fundamentals.base import Array, ArrayLike, PRNGKey
 from fundamentals.svm import smo
-from fundamentals.svm.arguments import checked, in_full_precision
+from fundamentals.svm.arguments import checked, in_full_precision, warn_unless_converged
 from fundamentals.svm.machines import History, LinearMachine
 from fundamentals.svm.objectives import primal_objective, primal_objective_bwd, primal_objective_fwd
 
@@ -92,6 +92,7 @@ def fit_primal(
     _checks.interval("fit_primal", "[1, 1000000]", max_iterations=max_iterations)
     machine: LinearMachine = _cutting_planes(x, y, price, jnp.asarray(relative_gap, x.dtype), max_iterations)
     _checks.finite_objective("fit_primal", machine.primal)
+    warn_unless_converged("fit_primal", machine)
     return machine
 
 
@@ -198,7 +199,8 @@ def _cutting_planes(x: Array, y: Array, price: Array, relative_gap: Array, max_i
 
     def unfinished(state: Bundle) -> Array:
         enough = gap(state) <= relative_gap * last(state.history.primal, state.iterations)
-        return (state.iterations == 0) | (~enough & (state.iterations < max_iterations))
+        failed = jnp.isnan(gap(state))
+        return (state.iterations == 0) | (~enough & ~failed & (state.iterations < max_iterations))
 
     def iterate(state: Bundle) -> Bundle:
         k = state.iterations

@@ -139,8 +139,8 @@ def _sums(axes: Axes, recipe: Recipe | None) -> None:
         (recipe.ascent, LARGE, "w anew in every step of 1/λ"),
     )
     for values, colour, label in lines:
-        width = 0.8 if colour == SMALL else 1.5
-        axes.plot(np.arange(1, len(values) + 1), values / recipe.optimum, color=colour, label=label, linewidth=width)
+        style = "." if colour == SMALL else "-"  # where it swings, every other Σ α may be 0: no line leads there
+        axes.plot(np.arange(1, len(values) + 1), values / recipe.optimum, style, color=colour, label=label)
     axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
     axes.set_ylim(0.1, 1e4 * max(float(recipe.sums[-1] / recipe.optimum), 10))  # room for the legend
     axes.legend(frameon=False, loc="upper right")

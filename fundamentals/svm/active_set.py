@@ -35,8 +35,7 @@ ROWS = 256
 """The most rows of K with all points that are computed at a time."""
 
 ROUNDS = 50
-"""Rounds in which neither the violation falls below its best nor the dual objective rises, after which it is given
-up."""
+"""Rounds without progress (the violation below its best, or a higher dual objective) after which it is given up."""
 
 
 class Problem(NamedTuple):
@@ -109,7 +108,7 @@ def solve(problem: Problem, sizes: Sizes) -> Solution:
     n = len(problem.y)
     if sizes.active == n:
         gram = problem.kernel(problem.x, problem.x)
-        return _one_after_the_other(functools.partial(_whole_set, n // 2 if n >= FEW else n), gram, problem)
+        return _one_after_the_other(functools.partial(_whole_set, n // 2 if n > FEW else n), gram, problem)
     return _one_after_the_other(functools.partial(_active_sets, sizes), problem)
 
 

@@ -147,9 +147,6 @@ class OneVsOne(NamedTuple):
     converged: Array  # [P], bool
 
 
-Machine = SupportVectorMachine | LinearMachine | OneVsOne
-
-
 def decision_function(machine: Any, x: ArrayLike) -> Array:
     """The decision values f(x), whose sign is the prediction and whose ±1 is the margin.
 

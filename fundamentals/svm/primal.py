@@ -5,7 +5,7 @@ exactly (`best_bias`), which leaves a convex function of w alone,
 
   (1)  R(w) = min_b Σ c_i max(0, 1 − y_i (wᵀx_i + b)),   P(w) = ½‖w‖² + R(w)
 
-At the best b the hinges' subgradients at the kink can be chosen so that that in b is 0: numbers a_i in [0, c_i] with
+At the best b the hinges' subgradients at the kink can be chosen so that the one in b is 0: numbers a_i in [0, c_i] with
 Σ a_i y_i = 0. They are a point of the dual, and a subgradient of R:
 
   (2)  R(v) ≥ Σ a_i (1 − y_i (vᵀx_i + b)) = s − gᵀv   for all v,   s = Σ a_i,  g = Σ a_i y_i x_i,   equal at v = w
@@ -154,10 +154,8 @@ def best_bias(scores: Array, y: Array, price: Array) -> tuple[Array, Array]:
 
     The cost is piecewise linear in b with a kink at each t_i = y_i − s_i, where its slope rises by c_i, from minus the
     prices of all positive labels (far left, all of them violated). So b is the first kink at which the slope is no
-    longer
-    negative: a weighted quantile of the t_i. There a_i = c_i where violated, 0 where not, and at the kink itself the
-      part
-    of c_i that brings the slope to 0.
+    longer negative: a weighted quantile of the t_i. There a_i = c_i where violated, 0 where not, and at the kink itself
+    the part of c_i that brings the slope to 0.
 
     Args:
       scores: s [N], decision values without the bias.

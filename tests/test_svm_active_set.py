@@ -1,4 +1,4 @@
-"""Which points take the steps of the dual, how they end, and what is compiled: against all points at once, and NumPy."""
+"""Which points take the steps of the dual, how they end, what is compiled: against all points at once, and NumPy."""
 
 import functools
 

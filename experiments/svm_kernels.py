@@ -48,7 +48,7 @@ from experiments.svm_kernels_verdicts import (
     judge_planes,
 )
 from experiments.svm_problems import Problem
-from fundamentals import data, svm
+from fundamentals import data, svm, training
 from fundamentals.base import Array
 
 RESULTS, PLANES, DIGITS = FILES = ("results.json", "svm_kernels.png", "svm_kernels_digits.png")
@@ -305,7 +305,7 @@ def folds(train: data.Split) -> Iterator[tuple[data.Split, data.Split]]:
     """Five times a fifth of all digits to test with, and of the rest as many of each class as `train` has."""
     everything = data.Split(*(np.concatenate(arrays) for arrays in zip(*data.digits(), strict=True)))
     counts = np.bincount(train.labels)
-    for part in data.stratified_split(everything.labels, [1 / FOLDS] * FOLDS):
+    for part in training.split(everything.labels, [1 / FOLDS] * FOLDS):
         rest = np.setdiff1d(np.arange(len(everything.labels)), part)
         chosen = [rest[everything.labels[rest] == label][:count] for label, count in enumerate(counts)]
         first = np.sort(np.concatenate(chosen))

@@ -17,7 +17,9 @@ from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-__all__ = ["Dataset", "Split", "digits", "load", "stratified_split"]
+from fundamentals import training
+
+__all__ = ["Dataset", "Split", "digits", "load"]
 
 UNREADABLE = (ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What zipfile and NumPy raise on a damaged archive. (RuntimeError: it seems encrypted, or of an unknown method.)"""
@@ -46,7 +48,7 @@ def digits() -> Dataset:
     with resources.as_file(resources.files("fundamentals") / "digits.npz") as path:
         arrays = _read_npz(path, ["images", "labels"])
     inputs, labels = arrays["images"] / np.float32(16), arrays["labels"].astype(np.int32)
-    test, validation, train = stratified_split(labels, [0.2, 0.1, 0.7])
+    test, validation, train = training.split(labels, (0.2, 0.1, 0.7))
     return Dataset(*(Split(inputs[part], labels[part]) for part in (train, validation, test)))
 
 
@@ -90,33 +92,6 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     return _from_idx(folder, archive)
 
 
-def stratified_split(labels: np.ndarray, fractions: Sequence[float], seed: int = 0) -> list[np.ndarray]:
-    """Disjoint index sets, each with about the same class proportions as the whole.
-
-    Args:
-      labels: [N] integers.
-      fractions: the size of each part; they sum to one.
-      seed: of the shuffle inside each class.
-
-    Returns:
-      For each fraction sorted indices [n]; together they are 0 … N − 1.
-
-    Raises:
-      ValueError: the fractions are not positive or do not sum to one.
-    """
-    if min(fractions, default=0) <= 0 or not math.isclose(sum(fractions), 1):
-        raise ValueError(f"data.stratified_split: fractions is {list(fractions)}; expected positive numbers of sum 1")
-    random = np.random.RandomState(seed)  # the legacy generator: its stream is frozen for ever
-    bounds = np.cumsum([0, *fractions])
-    parts: list[list[np.ndarray]] = [[] for _ in fractions]
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
-        cuts = np.round(bounds * len(members)).astype(int)
-        for part, start, stop in zip(parts, cuts[:-1], cuts[1:], strict=True):
-            part.append(members[start:stop])
-    return [np.sort(np.concatenate(part)) if part else np.empty(0, int) for part in parts]
-
-
 def _from_npz(path: Path) -> Dataset:
     keys = ["x_train", "y_train", "x_test", "y_test"]
     with path.open("rb") as file, _open_npz(path, file) as archive:
@@ -124,8 +99,8 @@ def _from_npz(path: Path) -> Dataset:
     if whole:
         arrays = _read_npz(path, ["images", "labels"])
         split = _split(arrays["images"], arrays["labels"], f"{path}: images", f"{path}: labels")
-        test, validation, train = stratified_split(split.labels, [0.2, 0.1, 0.7])
-        return _filled(path, Dataset(*(Split(split.inputs[p], split.labels[p]) for p in (train, validation, test))))
+        test, validation, train = _parts(path, split.labels, (0.2, 0.1, 0.7))
+        return Dataset(*(Split(split.inputs[part], split.labels[part]) for part in (train, validation, test)))
     arrays = _read_npz(path, keys)
     return _with_validation(
         path,
@@ -152,15 +127,15 @@ def _find(folder: Path, name: str, archive: Path) -> Path:
     raise FileNotFoundError(f"data.load: {folder} has no {name}; expected it, or {name}.gz, or {archive.name}")
 
 
-def _filled(source: Path, dataset: Dataset) -> Dataset:
-    """The data set, if none of its parts is empty: a class of few examples gives none to a small part."""
-    for part, split in dataset._asdict().items():
-        if len(split.labels) == 0:
-            total = sum(len(other.labels) for other in dataset)
-            raise ValueError(
-                f"{source} has too few examples, {total}: the {part} part is empty; expected about ten a class"
-            )
-    return dataset
+def _parts(source: Path, labels: np.ndarray, fractions: tuple[float, ...]) -> tuple[np.ndarray, ...]:
+    """A stratified split. Of a class with few examples a small part may get none, but no part is empty."""
+    try:
+        return training.split(labels, fractions, every_class=False)
+    except ValueError as error:
+        parts = ", ".join(f"{100 * fraction:g} %" for fraction in fractions)
+        raise ValueError(
+            f"{source} has too few examples, {len(labels)}, for parts of {parts}; expected about ten a class"
+        ) from error
 
 
 def _with_validation(source: Path, train: Split, test: Split) -> Dataset:
@@ -169,9 +144,9 @@ def _with_validation(source: Path, train: Split, test: Split) -> Dataset:
             f"{source}: training images have shape {list(train.inputs.shape[1:])}, "
             f"test images {list(test.inputs.shape[1:])}; expected the same"
         )
-    validation, rest = stratified_split(train.labels, [0.1, 0.9])
+    validation, rest = _parts(source, train.labels, (0.1, 0.9))
     fit, choose = (Split(train.inputs[part], train.labels[part]) for part in (rest, validation))
-    return _filled(source, Dataset(fit, choose, test))
+    return Dataset(fit, choose, test)
 
 
 def _split(images: np.ndarray, labels: np.ndarray, image_source: str, label_source: str) -> Split:

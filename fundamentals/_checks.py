@@ -181,6 +181,17 @@ def probabilities(function: str, name: str, targets: Array) -> None:
         raise ValueError(f"{function}: {name} has values from {values.min()} to {values.max()}; expected [0, 1]")
 
 
+def binary(function: str, name: str, pixels: Array) -> None:
+    """Pixels are 0 or 1; checked when they are concrete."""
+    values = _concrete(pixels)
+    if values is not None:
+        wrong = values[(values != 0) & (values != 1)]
+        if wrong.size:
+            raise ValueError(
+                f"{function}: {name} has the value {wrong.flat[0]}; expected 0 or 1 (of grey levels: is x > 0.5?)"
+            )
+
+
 def signs(function: str, name: str, labels: Array) -> None:
     """Labels are −1 or +1; checked when they are concrete."""
     values = _concrete(labels)

@@ -51,6 +51,11 @@ def _gaussians(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, 
     return means, normal(random, means.shape, dtype, 0.5), targets
 
 
+def _codes(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
+    means, _ = _predictions_and_targets(random, dtype, sizes)
+    return means, with_zero(normal(random, means.shape, dtype, 0.5))
+
+
 def _mixtures(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
     shape = (sizes.B, sizes.N, sizes.D)
     means = with_zero(normal(random, shape, dtype, 0.5))  # overlapping, so that no component has all the weight
@@ -81,6 +86,7 @@ RULES: dict[str, Entry] = {
         Rule(losses.multiclass_hinge, losses.multiclass_hinge_fwd, losses.multiclass_hinge_bwd), _logits_and_labels
     ),
     "gaussian_nll": Entry(Rule(losses.gaussian_nll, losses.gaussian_nll_fwd, losses.gaussian_nll_bwd), _gaussians),
+    "gaussian_kl": Entry(Rule(losses.gaussian_kl, losses.gaussian_kl_fwd, losses.gaussian_kl_bwd), _codes),
     "mixture_density_nll": Entry(
         Rule(losses.mixture_density_nll, losses.mixture_density_nll_fwd, losses.mixture_density_nll_bwd), _mixtures
     ),

@@ -24,6 +24,7 @@ from fundamentals.losses.classification import (
     softmax_cross_entropy_bwd,
     softmax_cross_entropy_fwd,
 )
+from fundamentals.losses.divergences import GaussianKlResiduals, gaussian_kl, gaussian_kl_bwd, gaussian_kl_fwd
 from fundamentals.losses.linear_cross_entropy import (
     LinearCrossEntropyResiduals,
     linear_cross_entropy,
@@ -47,6 +48,7 @@ from fundamentals.losses.regression import (
 
 __all__ = [
     "BinaryCrossEntropyResiduals",
+    "GaussianKlResiduals",
     "GaussianNllResiduals",
     "HingeResiduals",
     "LinearCrossEntropyResiduals",
@@ -57,6 +59,9 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_bwd",
     "binary_cross_entropy_fwd",
+    "gaussian_kl",
+    "gaussian_kl_bwd",
+    "gaussian_kl_fwd",
     "gaussian_nll",
     "gaussian_nll_bwd",
     "gaussian_nll_fwd",

@@ -1,5 +1,5 @@
 """Models whose whole backward pass is composed by hand from the rules, one module each."""
 
-from fundamentals.models import cnn, language_model, mlp, rnn, transformer
+from fundamentals.models import autoregressive, cnn, gan, language_model, mlp, rnn, transformer, vae
 
-__all__ = ["cnn", "language_model", "mlp", "rnn", "transformer"]
+__all__ = ["autoregressive", "cnn", "gan", "language_model", "mlp", "rnn", "transformer", "vae"]

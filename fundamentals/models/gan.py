@@ -134,8 +134,10 @@ def discriminator_loss_fwd(
     function = "discriminator_loss"
     _checks.interval(function, "[0, 1]", real_target=real_target)
     real, fake = _checks.arrays(function, real=(real, "B D"), fake=(fake, "M D"))
-    cost_of_real, real_residuals = _play_fwd(function, "real", discriminator, real, real_target, activation)
-    cost_of_fake, fake_residuals = _play_fwd(function, "fake", discriminator, fake, 0.0, activation)
+    _checks.examples(function, "real", real)
+    _checks.examples(function, "fake", fake)
+    cost_of_real, real_residuals = _play_fwd(function, discriminator, real, real_target, activation)
+    cost_of_fake, fake_residuals = _play_fwd(function, discriminator, fake, 0.0, activation)
     return cost_of_real + cost_of_fake, DiscriminatorLossResiduals(real_residuals, fake_residuals)
 
 
@@ -199,9 +201,11 @@ def generator_loss_fwd(
 ) -> tuple[Array, GeneratorLossResiduals]:
     """Keeps what both networks keep, and the scores. Not the fakes themselves: the discriminator keeps them."""
     _checks.choice("generator_loss", "kind", kind, GENERATOR_LOSSES)
+    (z,) = _checks.arrays("generator_loss", z=(z, "M Z"))
+    _checks.examples("generator_loss", "z", z)
     fake, generator_residuals, output_residuals = _generate_fwd("generator_loss", generator, z, activation, output)
     target = 1.0 if kind == "non_saturating" else 0.0
-    cost, played = _play_fwd("generator_loss", "z", discriminator, fake, target, activation)
+    cost, played = _play_fwd("generator_loss", discriminator, fake, target, activation)
     y = cost if kind == "non_saturating" else -cost
     return y, GeneratorLossResiduals(generator_residuals, output_residuals, played)
 
@@ -274,13 +278,12 @@ def generator_loss_and_gradient(
 
 
 def _play_fwd(
-    function: str, name: str, discriminator: mlp.Params, x: Array, target: Numeric, activation: Rule
+    function: str, discriminator: mlp.Params, x: Array, target: Numeric, activation: Rule
 ) -> tuple[Array, PlayedResiduals]:
     """The mean BCE of a batch [B, D], all of it with the same label."""
     scores, network = mlp_fwd(discriminator, x, activation=activation)
     if scores.shape[-1] != 1:
         raise ValueError(f"{function}: discriminator has outputs {list(scores.shape)}; expected [B, 1], a logit each")
-    _checks.examples(function, name, x)
     costs, loss = binary_cross_entropy_fwd(scores, jnp.full_like(scores, target))
     return jnp.mean(costs), PlayedResiduals(network, loss)
 

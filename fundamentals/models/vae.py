@@ -148,7 +148,7 @@ def negative_elbo(
       kl_weight: β. Raising it from 0 to 1 in the first epochs keeps codes from being given up.
 
     Returns:
-      [...], one loss per example.
+      [...], one loss per example; not finite where the encoder says a scale that overflows, s > 88 in float32.
 
     Raises:
       ValueError: the shapes do not fit, or a pixel is outside [0, 1] (checked where its value is known).

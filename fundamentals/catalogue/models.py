@@ -89,7 +89,7 @@ def _fvbn(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
 
 def _nade(random: Generator, dtype: DTypeLike, sizes: Sizes) -> tuple[Any, ...]:
     init = functools.partial(autoregressive.init_nade, inputs=sizes.D, hidden=sizes.H, dtype=dtype)
-    return parameters(random, init), with_zero(normal(random, (sizes.B, sizes.D), dtype))
+    return parameters(random, init), with_zero(normal(random, (sizes.E, sizes.D), dtype))
 
 
 _HEADS = 2

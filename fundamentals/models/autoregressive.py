@@ -18,9 +18,9 @@ NADE costs D·H multiplications an image, as much as one layer, because a_{d+1} 
     dw_d = Σ_B x_d α_{d+1},   dx_d = α_{d+1} · w_d,      dc = Σ_B α_1,      db_d = Σ_B dl_d                      (4)
 
 a_d is needed again, and taken from a_{D+1} as it was made, backwards: a_d = a_{d+1} − x_d w_d. So H numbers an image
-are kept, where autodiff keeps D·H: for 8 images with D = 1,024 and H = 512, in 1/200 of the temporary memory and a third
-of the time on a CPU. The subtraction rounds: a_d is off by at most D ε max_j |a_j|, about what the additions before it
-have cost.
+are kept, where autodiff keeps D·H: for 8 images with D = 1,024 and H = 512, in 1/200 of the temporary memory and a
+third of the time on a CPU. The subtraction rounds: a_d is off by at most D ε max_j |a_j|, about what the additions
+before it have cost.
 """
 
 from typing import NamedTuple, TypeAlias

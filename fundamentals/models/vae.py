@@ -151,7 +151,8 @@ def negative_elbo(
       [...], one loss per example; not finite where the encoder says a scale that overflows, s > 88 in float32.
 
     Raises:
-      ValueError: the shapes do not fit, or a pixel is outside [0, 1] (checked where its value is known).
+      ValueError: the shapes do not fit, kl_weight is negative, or a pixel is outside [0, 1] (these two where they are
+        known, not under `jit`).
     """
     return negative_elbo_fwd(params, x, noise, activation=activation, kl_weight=kl_weight)[0]
 
@@ -160,6 +161,7 @@ def negative_elbo_fwd(
     params: Params, x: ArrayLike, noise: ArrayLike, *, activation: Rule = RELU, kl_weight: Numeric = 1.0
 ) -> tuple[Array, NegativeElboResiduals]:
     """Keeps what each part keeps. Not the code itself: the decoder keeps it, as its input."""
+    _checks.interval("negative_elbo", "[0, inf)", kl_weight=kl_weight)
     x, noise = _arrays("negative_elbo", params, x, noise)
     (means, log_scales), encoder = _encode(params, x, activation)
     kl, kl_residuals = gaussian_kl_fwd(means, log_scales)

@@ -253,6 +253,12 @@ BAD = {
     "vae.init: hidden[0] is 0; expected an integer ≥ 1": lambda: vae.init(KEY, inputs=6, latent=2, hidden=(0,)),
     "negative_elbo: x has values from 2.0 to 2.0; expected [0, 1]": lambda: vae.negative_elbo(VAE, 2 * X, Z),
     "negative_elbo: kl_weight is -1; expected a number in [0, inf)": lambda: vae.negative_elbo(VAE, X, Z, kl_weight=-1),
+    "negative_elbo: params.encoder has 5 outputs; expected 2 Z = 4 from params.decoder": lambda: vae.negative_elbo(
+        VAE._replace(encoder=VAE.encoder[:1]), X, Z
+    ),
+    "negative_elbo: params.decoder has 5 outputs; expected D = 6 from x": lambda: vae.negative_elbo(
+        VAE._replace(decoder=VAE.decoder[:1]), X, Z
+    ),
     "vae.encode: x has values from -1.0 to -1.0; expected [0, 1]": lambda: vae.encode(VAE, -X),
     "importance_weighted_bound: x has values from 2.0": lambda: vae.importance_weighted_bound(VAE, 2 * X, Z[None]),
     "negative_elbo: noise has shape [5, 3]; expected [..., Z] with Z = 2 from params": lambda: vae.negative_elbo(

@@ -163,10 +163,11 @@ def negative_elbo_fwd(
     """Keeps what each part keeps. Not the code itself: the decoder keeps it, as its input."""
     _checks.interval("negative_elbo", "[0, inf)", kl_weight=kl_weight)
     x, noise = _arrays("negative_elbo", params, x, noise)
-    (means, log_scales), encoder = _encode(params, x, activation)
+    (means, log_scales), encoder = _encode("negative_elbo", params, x, activation)
     kl, kl_residuals = gaussian_kl_fwd(means, log_scales)
     z, code = reparameterize_fwd(means, log_scales, noise)
     logits, decoder = mlp_fwd(params.decoder, z, activation=activation)
+    _check_outputs("negative_elbo", "decoder", logits, x.shape[-1], "D", "x")
     costs, reconstruction = binary_cross_entropy_fwd(logits, x)
     accumulate = accumulation_dtype(x.dtype)
     y = jnp.sum(costs, axis=-1, dtype=accumulate) + jnp.asarray(kl_weight, accumulate) * kl.astype(accumulate)
@@ -212,7 +213,7 @@ def loss_and_gradient(
 def encode(params: Params, x: ArrayLike, *, activation: Rule = RELU) -> tuple[Array, Array]:
     """(means, log-scales), both [..., Z], of the codes of x [..., D]."""
     _check_params("vae.encode", params)
-    return _encode(params, _pixels("vae.encode", x), activation)[0]
+    return _encode("vae.encode", params, _pixels("vae.encode", x), activation)[0]
 
 
 def decode(params: Params, z: ArrayLike, *, activation: Rule = RELU) -> Array:
@@ -258,9 +259,10 @@ def importance_weighted_bound(params: Params, x: ArrayLike, noise: ArrayLike, *,
         )
     if noise.dtype != x.dtype:
         raise TypeError(f"importance_weighted_bound: noise has dtype {noise.dtype}; expected {x.dtype} as in x")
-    (means, log_scales), _ = _encode(params, x, activation)
+    (means, log_scales), _ = _encode("importance_weighted_bound", params, x, activation)
     z = means[None] + jnp.exp(log_scales)[None] * noise
     logits = decode(params, z, activation=activation)
+    _check_outputs("importance_weighted_bound", "decoder", logits, x.shape[-1], "D", "x")
     costs = binary_cross_entropy(logits, jnp.broadcast_to(x[None], logits.shape))
     # log p(z) − log q(z|x), in which ½ log 2π cancels: ε is z's distance from its mean in units of its scale.
     log_ratio = jnp.sum(0.5 * (noise * noise - z * z) + log_scales[None], axis=-1)
@@ -268,8 +270,9 @@ def importance_weighted_bound(params: Params, x: ArrayLike, noise: ArrayLike, *,
     return jax.nn.logsumexp(log_weights, axis=0) - math.log(noise.shape[0])
 
 
-def _encode(params: Params, x: Array, activation: Rule) -> tuple[tuple[Array, Array], MlpResiduals]:
+def _encode(function: str, params: Params, x: Array, activation: Rule) -> tuple[tuple[Array, Array], MlpResiduals]:
     h, residuals = mlp_fwd(params.encoder, x, activation=activation)
+    _check_outputs(function, "encoder", h, 2 * _latent(params), "2 Z", "params.decoder")
     means, log_scales = jnp.split(h, 2, axis=-1)
     return (means, log_scales), residuals
 
@@ -293,6 +296,13 @@ def _pixels(function: str, x: ArrayLike) -> Array:
 
 def _check_params(function: str, params: Params) -> None:
     _checks.instance(function, "params", params, Params)
+
+
+def _check_outputs(function: str, network: str, y: Array, expected: int, letters: str, source: str) -> None:
+    if y.shape[-1] != expected:
+        raise ValueError(
+            f"{function}: params.{network} has {y.shape[-1]} outputs; expected {letters} = {expected} from {source}"
+        )
 
 
 def _latent(params: Params) -> int:

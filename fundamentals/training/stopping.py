@@ -78,7 +78,7 @@ def early_stopping(patience: int, *, min_delta: Numeric = 0.0, mode: str = "min"
         better = running & (sign * (state.best_score - score) > margin)
         waited = jnp.where(better, 0, state.waited + running.astype(jnp.int32))
         return EarlyStoppingState(
-            jax.tree.map(lambda new, old: jnp.where(better, new, old).astype(old.dtype), params, state.best_params),
+            jax.tree.map(lambda new, old: jnp.where(better, new, old), params, state.best_params),
             jnp.where(better, score, state.best_score),
             jnp.where(better, state.step, state.best_step),
             state.step + running.astype(jnp.int32),

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = {
     path.stem: importlib.import_module(f"experiments.{path.stem}")
     for path in sorted((ROOT / "experiments").glob("*.py"))
-    if "def define_flags" in path.read_text()
+    if "common.main(define_flags, run" in path.read_text()
 }
 CONFIGS = sorted((ROOT / "configs").glob("*.flags"))
 

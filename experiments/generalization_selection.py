@@ -94,7 +94,7 @@ def draw_scores(right: np.ndarray, *, m: int, draws: int, seed: int) -> tuple[np
     """Scores of all candidates on `draws` validation sets of m images and on as many test sets, [draws, K] each."""
     scores = []
     for key, size in zip(jax.random.split(jax.random.key(seed)), (m, TEST), strict=True):
-        drawn = np.asarray(training.resample(key, right.shape[1], draws, size=size))
+        drawn = np.asarray(training.resample(right.shape[1], draws, key=key, size=size))
         counts = np.zeros((draws, right.shape[1]), np.float32)
         np.add.at(counts, (np.arange(draws)[:, None], drawn), 1)
         scores.append((counts @ right.T.astype(np.float32)).astype(float) / size)  # whole numbers: exact

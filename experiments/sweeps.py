@@ -51,19 +51,23 @@ def start(
     # Numbers of either precision are not to be mixed, either.
     identity = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
     identity["jax_enable_x64"] = bool(jax.config.read("jax_enable_x64"))
-    identity = json.loads(json.dumps(identity, default=str))
+    identity = {name: json.dumps(value, default=str) for name, value in identity.items()}  # NaN equals itself, as text
     if resume and overwrite:
         raise common.UserError("--resume goes on with the earlier run and --overwrite drops it; expected one of them")
     if not resume:
         folder = common.output_folder(output_dir, (*files, ROWS), settings, overwrite=overwrite, resumable=True)
         _append(folder, identity)
         return folder, {}
+    if not output_dir:
+        raise common.UserError("--output_dir is empty; expected a folder")
     folder = Path(output_dir)
     earlier, *rows = _read(folder / ROWS)
-    for name, value in identity.items():
-        if earlier.get(name) != value:
-            found = earlier.get(name, "not a flag")
-            raise common.UserError(f"--resume: {folder} is of another run: --{name} is {found} there; expected {value}")
+    for name in identity | earlier:
+        found, expected = (flags.get(name, "not a flag") for flags in (earlier, identity))
+        if found != expected:
+            raise common.UserError(
+                f"--resume: {folder} is of another run: --{name} is {found} there; expected {expected}"
+            )
     return folder, {row["key"]: row["row"] for row in rows}
 
 

@@ -336,6 +336,19 @@ def same_shapes(function: str, reference_name: str, reference: Any, **trees: Any
                 )
 
 
+def same_dtypes(function: str, reference_name: str, reference: Any, **trees: Any) -> None:
+    """Pytrees of one structure have the dtypes of the reference, leaf by leaf."""
+    expected = jax.tree_util.tree_leaves_with_path(reference)
+    for name, tree in trees.items():
+        for (path, want), leaf in zip(expected, jax.tree.leaves(tree), strict=True):
+            found, wanted = jnp.result_type(leaf), jnp.result_type(want)
+            if found != wanted:
+                raise TypeError(
+                    f"{function}: {name}{jax.tree_util.keystr(path)} has dtype {found}; "
+                    f"expected {wanted} as in {reference_name}"
+                )
+
+
 def floating_leaves(function: str, **trees: Any) -> None:
     """Every leaf of these pytrees has a floating dtype."""
     for name, tree in trees.items():

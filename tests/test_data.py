@@ -163,8 +163,8 @@ BAD_NPZ = {
     "negative labels": (npz(images=TRAIN[0], labels=TRAIN[1].astype(int) - 1), "has labels from -1 to 2"),
     "wide pixels": (npz(images=TRAIN[0].astype(np.int64), labels=TRAIN[1]), "has dtype int64; expected unsigned bytes"),
     "too few": (
-        npz(images=TRAIN[0][:12], labels=TRAIN[1][:12]),
-        "has too few examples, 12, for parts of 20 %, 10 %, 70 %; expected about ten a class",
+        npz(images=TRAIN[0][:4], labels=TRAIN[1][:4]),
+        "has too few examples, 4, for parts of 20 %, 10 %, 70 %; expected about ten a class",
     ),
     "huge labels": (npz(images=TRAIN[0], labels=TRAIN[1] * np.int64(2**20)), "expected class indices in [0, 65536)"),
     "encrypted": (encrypted, "images can't be read"),

@@ -122,6 +122,70 @@ def test_importance_weights_do_not_underflow():
     assert np.min(found) < -1e3
 
 
+def test_a_divergence_without_weight_is_none_even_if_it_is_infinite():
+    encoder = (*VAE.encoder[:-1], VAE.encoder[-1]._replace(b=np.array([0, 0, 45, 45], np.float32)))
+    loose = jax.jit(vae.loss_and_gradient)
+    noise = np.zeros_like(Z)
+    assert loose(VAE._replace(encoder=encoder), X, noise)[0] == np.inf
+    for function in (vae.loss_and_gradient, lambda *a, **k: jax.value_and_grad(vae.loss)(*a, **k)):
+        loss, gradient = jax.jit(function)(VAE._replace(encoder=encoder), X, noise, kl_weight=0.0)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((loss, gradient)))
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_divergence_pulls_exactly_near_the_prior():
+    s = np.array([[1e-7, -1e-7]], np.float32)
+    _, residuals = losses.gaussian_kl_fwd(np.zeros_like(s), s)
+    _, pulls = losses.gaussian_kl_bwd(residuals, np.ones(1, np.float32))
+    np.testing.assert_allclose(pulls, 2 * s, rtol=1e-6)
+
+
+def test_samples_of_an_autoencoder_have_the_probabilities_of_its_codes():
+    # A decoder of one layer, l = z w: E σ(l) by quadrature for each pixel, and E of the product of two.
+    w = np.array([[3.0, -1.0, 0.5, 0.0]], np.float32)
+    params = VAE._replace(decoder=(mlp.Layer(w, np.array([0.0, 1.0, -2.0, 0.5], np.float32)),))
+    drawn = np.asarray(jax.jit(functools.partial(vae.sample, examples=20_000))(params, key=KEY))
+    assert set(np.unique(drawn)) == {0, 1}
+    nodes, weights = quadrature()
+    p = sigmoid(nodes[:, None] * w + params.decoder[0].b)
+    pairs = np.einsum("n,nd,ne->de", weights, p, p)
+    np.fill_diagonal(pairs, weights @ p)
+    np.testing.assert_allclose(drawn.T @ drawn / len(drawn), pairs, atol=5 * 0.5 / len(drawn) ** 0.5)
+
+
+def bits(key, shape, dtype):  # whose numbers are the key itself
+    return jnp.resize(jax.random.key_data(key), shape)
+
+
+def test_initial_values():
+    found = jax.jit(functools.partial(vae.init, inputs=11, latent=2, hidden=(7, 5), initializer=bits))(KEY)
+    shapes = [[layer.w.shape for layer in network] for network in found]
+    assert shapes == [[(11, 7), (7, 5), (5, 4)], [(2, 5), (5, 7), (7, 11)]]
+    players = jax.jit(functools.partial(gan.init, inputs=11, latent=3, hidden=(7,), initializer=bits))(KEY)
+    assert [[layer.w.shape for layer in network] for network in players] == [[(3, 7), (7, 11)], [(11, 7), (7, 1)]]
+    nade = jax.jit(functools.partial(autoregressive.init_nade, inputs=5, hidden=3, initializer=bits))(KEY)
+    for params in (found, players, nade):
+        keys = [tuple(np.ravel(leaf)[:2]) for leaf in jax.tree.leaves(params) if leaf.dtype == np.uint32]
+        assert len(set(keys)) == len(keys) >= 2
+    w = autoregressive.init_fvbn(KEY, inputs=4, initializer=lambda key, shape, dtype: jnp.ones(shape, dtype)).w
+    np.testing.assert_array_equal(w, np.triu(np.ones((4, 4)), 1))
+
+
+def test_half_precision_sums_in_float32():
+    # 3,000 pixels of cost log 2 each; and a hidden sum from −1000 up by 1, which in bfloat16 would not move.
+    x = np.ones((1, 3000), jnp.bfloat16)
+    flat = vae.Params((mlp.Layer(np.zeros((3000, 2), jnp.bfloat16), np.zeros(2, jnp.bfloat16)),),
+                      (mlp.Layer(np.zeros((1, 3000), jnp.bfloat16), np.zeros(3000, jnp.bfloat16)),))  # fmt: skip
+    found = jax.jit(vae.negative_elbo)(flat, x, np.zeros((1, 1), jnp.bfloat16))
+    assert float(found[0]) == pytest.approx(3000 * np.log(2), rel=2**-8)
+    params = autoregressive.NadeParams(*(np.full(shape, value, jnp.bfloat16) for shape, value in (
+        ((3000, 1), 1.0), ((3000, 1), 1.0), ((3000,), 0.0), ((1,), -1000.0))))  # fmt: skip
+    logits = np.asarray(jax.jit(autoregressive.nade)(params, x), float)[0]
+    np.testing.assert_allclose(logits[[990, 1010]], sigmoid(np.array([-10, 10])), rtol=2**-7)
+    drawn = jax.jit(functools.partial(autoregressive.sample, examples=100))(params._replace(b=params.b + 20), key=KEY)
+    assert float(jnp.mean(drawn.astype(jnp.float32))) == 1
+
+
 @pytest.mark.usefixtures("x64")
 def test_players_losses_are_the_value_of_the_game():
     params = fill(functools.partial(gan.init, inputs=3, latent=2, hidden=(5,), dtype=jnp.float64))
@@ -293,7 +357,16 @@ BAD = {
     "autoregressive.init_nade: hidden is 0; expected an integer ≥ 1": lambda: autoregressive.init_nade(
         KEY, inputs=6, hidden=0
     ),
-    "log_likelihood: x has the value 0.5; expected 0 or 1": lambda: autoregressive.log_likelihood(NADE, 0.5 * X),
+    "autoregressive.loss: x has the value 0.25; expected 0 or 1": lambda: autoregressive.loss_and_gradient(NADE, X / 4),
+    "negative_elbo: params.decoder is empty; expected at least one layer": lambda: vae.negative_elbo(
+        VAE._replace(decoder=()), X, Z
+    ),
+    "nade: v has shape [6, 5]; expected [D, H] with D = 6, H = 4 from": lambda: autoregressive.sample(
+        NADE._replace(v=np.ones((6, 5), np.float32)), key=KEY, examples=2
+    ),
+    "autoregressive.log_likelihood: x has the value 0.5; expected 0 or 1": lambda: autoregressive.log_likelihood(
+        NADE, 0.5 * X
+    ),
     "autoregressive.loss: x has the value 2.0; expected 0 or 1": lambda: autoregressive.loss(NADE, 2 * X),
     "nade: w has shape [6, 4]; expected [D, H] with D = 5 from x [5, 5]": lambda: autoregressive.nade(NADE, X[:, :5]),
 }
@@ -311,6 +384,10 @@ def test_bad_input(message):
     [
         (lambda: vae.negative_elbo(PLAYERS, X, Z), "params is of type gan.Params; expected vae.Params"),
         (lambda: autoregressive.apply(VAE, X), "params is of type Params; expected FvbnParams or NadeParams"),
+        (
+            lambda: vae.importance_weighted_bound(VAE, X, np.ones((1, 5, 2), np.float16)),
+            "importance_weighted_bound: noise has dtype float16; expected float32 as in x",
+        ),
         (lambda: gan.generate(PLAYERS.generator, Z, output=jnp.tanh), "expected a Rule(primal, fwd, bwd)"),
         (lambda: autoregressive.log_likelihood(NADE, jnp.ones((5, 6), int)), "x has dtype int32; expected a floating"),
     ],

@@ -36,11 +36,26 @@ def test_an_earlier_run_is_left_alone_or_dropped(tmp_path):
     assert start(tmp_path, overwrite=True)[1] == start(tmp_path, resume=True)[1] == {}
 
 
-@pytest.mark.parametrize(("changed", "message"), [({"seed": 4}, "--seed is 3"), ({"new": 1}, "--new is not a flag")])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 4}, "--seed is 3 there; expected 4"),
+        ({"sizes": ["4"]}, "--sizes is"),
+        ({"new": None}, "--new is not a flag there; expected null"),
+    ],
+)
 def test_another_run_is_not_resumed(tmp_path, changed, message):
     start(tmp_path)
     with pytest.raises(common.UserError, match=message):
         start(tmp_path, resume=True, **changed)
+    start(tmp_path / "other", **changed)
+    with pytest.raises(common.UserError, match="of another run"):  # nor the other way round
+        start(tmp_path / "other", resume=True)
+
+
+def test_a_flag_that_is_nan_is_the_same_flag(tmp_path):
+    start(tmp_path, rate=float("nan"))
+    assert start(tmp_path, resume=True, rate=float("nan"))[1] == {}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]\n", b"{}\n{}\n", b"\xff\n", b"{\n"])

@@ -17,18 +17,31 @@ def test_a_split_is_a_partition(stratified):
     parts = training.split(LABELS, (0.5, 0.2, 0.3), stratified=stratified, every_class=False, seed=1)
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(60))
     assert all(np.all(np.diff(part) > 0) for part in parts)
-    sizes = [len(part) for part in parts]
+    assert [len(part) for part in parts] == [30, 12, 18]
     if stratified:
-        assert [[int(np.sum(LABELS[part] == c)) for c in (0, 1, 5)] for part in parts] == [
-            [2, 25, 4], [0, 10, 1], [1, 15, 2]
-        ]  # fmt: skip
-    else:
-        assert sizes == [30, 12, 18]
+        found = np.array([[np.sum(LABELS[part] == c) for c in (0, 1, 5)] for part in parts])
+        assert np.all(np.abs(found - np.outer([0.5, 0.2, 0.3], [3, 50, 7])) < 1)
     again, other = (
         training.split(LABELS, (0.5, 0.2, 0.3), stratified=stratified, every_class=False, seed=seed) for seed in (1, 2)
     )
     assert all(map(np.array_equal, parts, again))
     assert not np.array_equal(parts[0], other[0])
+
+
+@pytest.mark.parametrize(
+    ("classes", "members", "first"), [(10, 5, 0.5), (50, 14, 0.6), (100, 3, 0.5), (100, 13, 0.9), (26, 4, 0.9)]
+)
+def test_many_small_classes_do_not_add_up_to_other_proportions(classes, members, first):
+    labels = np.repeat(np.arange(classes), members)
+    parts = training.split(labels, (first, 1 - first), every_class=False)
+    for part, share in zip(parts, (first, 1 - first), strict=True):
+        assert abs(len(part) - share * len(labels)) < 1
+        assert np.all(np.abs(np.bincount(labels[part], minlength=classes) - share * members) < 1)
+
+
+def test_classes_are_shuffled_by_themselves():
+    first, _ = training.split(np.repeat([0, 1], 50), (0.5, 0.5))
+    assert not np.array_equal(first[first < 50], first[first >= 50] - 50)
 
 
 def test_a_number_of_examples_is_split_without_classes():
@@ -50,7 +63,7 @@ def test_parts_are_right_or_an_error(labels, count, stratified):
     assert all(set(labels[part]) == set(labels) for part in parts)
 
 
-SCORES = [0.9, 0.7, 0.8, 0.65, np.nan, 0.66, 0.64, 0.1]
+SCORES = [0.9, 0.7, 0.8, 0.65, np.nan, 0.65, 0.64, 0.1]  # one of them again
 
 
 def by_loop(scores, patience, min_delta=0.0):
@@ -100,6 +113,30 @@ def test_early_stopping_of_accuracies_and_of_nothing_but_nan():
     np.testing.assert_array_equal(state.best_params, 0)
 
 
+def test_scores_are_compared_in_double_precision_where_there_is_one(x64):
+    stopping = training.early_stopping(1)
+    state = stopping.update(np.float64(0.5), jnp.zeros(2), stopping.init(jnp.zeros(2)))
+    state = stopping.update(np.float64(0.5 - 1e-12), jnp.ones(2), state)
+    assert (state.best_step, state.stopped) == (1, False)
+
+
+def test_the_state_outlives_parameters_that_are_donated():
+    stopping = training.early_stopping(2)
+    params = jax.device_put(np.zeros(3, np.float32))
+    state = stopping.init(params)
+    params = jax.jit(lambda x: x + 1, donate_argnums=0)(params)
+    state = stopping.update(np.nan, params, state)
+    np.testing.assert_array_equal(state.best_params, 0)
+
+
+def test_bias_and_variance_in_half_precision():
+    f = (1000 + np.arange(600).reshape(300, 2) % 7).astype(np.float16)  # whose sum overflows, whose squares do
+    y = np.full(2, 1003, np.float16)
+    found = training.bias_variance(f, y)
+    assert {part.dtype for part in found} == {jnp.dtype(jnp.float16)}
+    np.testing.assert_allclose(found.error, np.mean((f.astype(float) - 1003) ** 2, axis=0), rtol=2e-3)
+
+
 @pytest.mark.usefixtures("x64")
 def test_bias_and_variance_by_their_sums():
     random = np.random.RandomState(0)
@@ -132,6 +169,8 @@ def test_zero_one_bias_and_variance_by_counting():
     np.testing.assert_array_equal(found.bias, main != targets)
     np.testing.assert_allclose(found.variance, np.mean(labels != main, axis=0), rtol=3e-7)
     np.testing.assert_allclose(found.error, np.mean(labels.astype(int) != targets, axis=0), rtol=3e-7)
+    narrow = training.bias_variance_zero_one(labels.astype(np.int32) + 300, (targets % 3).astype(np.uint8))
+    assert np.all(narrow.bias)  # no label is 300 − 256 = 44, or less
     two = training.bias_variance_zero_one(labels % 2, targets % 2)  # Domingos's theorem for two classes
     bias = np.asarray(two.bias, np.float32)
     np.testing.assert_allclose(two.error, bias + (1 - 2 * bias) * two.variance, atol=1e-6)
@@ -140,11 +179,13 @@ def test_zero_one_bias_and_variance_by_counting():
 
 def test_resampled_sets():
     key = jax.random.key(0)
-    drawn = np.asarray(training.resample(key, 50, 400))
+    drawn = np.asarray(training.resample(50, 400, key=key))
     assert drawn.shape == (400, 50)
     distinct = np.mean([len(set(row)) for row in drawn]) / 50
     assert abs(distinct - (1 - (1 - 1 / 50) ** 50)) < 0.01  # the bootstrap's 63 %
-    subsets = np.asarray(training.resample(key, 50, 400, size=7, replace=False))
+    assert (drawn.min(), drawn.max()) == (0, 49)
+    assert training.resample(5, 3, key=key, size=2).shape == (3, 2)
+    subsets = np.asarray(training.resample(50, 400, key=key, size=7, replace=False))
     assert all(len(set(row)) == 7 for row in subsets)
     assert abs(np.bincount(subsets.ravel(), minlength=50) / 400 - 7 / 50).max() < 0.08
     assert drawn.dtype == subsets.dtype == np.int32
@@ -157,11 +198,15 @@ BAD = {
         LABELS, [0.5, 0.6]
     ),
     "training.split: fractions is [1.5, -0.5]; expected": lambda: training.split(LABELS, [1.5, -0.5]),
+    "training.split: fractions is [0.6, 0.37]; expected": lambda: training.split(LABELS, [0.6, 0.37]),
+    "training.split: fractions is None; expected": lambda: training.split(LABELS, None),
+    "training.split: fractions is ['a', 'b']; expected": lambda: training.split(LABELS, ["a", "b"]),
+    "training.split: seed is 4294967296; expected a number in": lambda: training.split(LABELS, (0.5, 0.5), seed=2**32),
     "training.split: fractions is []; expected positive": lambda: training.split(LABELS, []),
     "training.split: fractions is 0.5; expected positive": lambda: training.split(LABELS, 0.5),
     "training.split: fractions is [0.5, nan]; expected positive": lambda: training.split(LABELS, [0.5, np.nan]),
-    "training.split: part 1, 0.2 of 60 examples, has none of class 0, of which there are 3; expected a larger": (
-        lambda: training.split(LABELS, (0.5, 0.2, 0.3))
+    "training.split: part 0, 0.5 of 60 examples, has none of class 7, of which there are 1; expected a larger": (
+        lambda: training.split(np.array([7] + 59 * [1]), (0.5, 0.5))
     ),
     "training.split: part 0, 0.1 of 3 examples, is empty; expected": lambda: training.split(3, (0.1, 0.9)),
     "training.split: examples has shape [2, 30]; expected labels [N], or N": lambda: training.split(
@@ -188,8 +233,10 @@ BAD = {
     "bias_variance_zero_one: labels has shape []; expected [R, ...]": lambda: training.bias_variance_zero_one(
         1, jnp.ones(4, int)
     ),
-    "resample: size is 4; expected at most examples = 3": lambda: training.resample(KEY, 3, 2, size=4, replace=False),
-    "resample: sets is 0; expected an integer ≥ 1": lambda: training.resample(KEY, 3, 0),
+    "resample: size is 4; expected at most examples = 3": lambda: training.resample(
+        3, 2, key=KEY, size=4, replace=False
+    ),
+    "resample: sets is 0; expected an integer ≥ 1": lambda: training.resample(3, 0, key=KEY),
 }
 
 
@@ -206,9 +253,22 @@ def test_bad_input(message):
         (lambda: training.split(LABELS / 2, (0.5, 0.5)), "examples has dtype float64; expected integer labels"),
         (lambda: training.split(LABELS, (0.5, 0.5), stratified=1), "stratified is 1 (int); expected True or False"),
         (lambda: training.early_stopping(2.5), "patience is 2.5 (float); expected an integer ≥ 1"),
+        (
+            lambda: STOPPING.update(1.0, jnp.ones(3), STOPPING.init(jnp.ones(3, jnp.bfloat16))),
+            "early_stopping: params has dtype float32; expected bfloat16 as in state.best_params",
+        ),
+        (lambda: STOPPING.update("1", jnp.ones(3), STOPPING.init(jnp.ones(3))), "early_stopping: score is '1' (str)"),
+        (
+            lambda: training.bias_variance(jnp.ones((2, 3)), jnp.ones(3, jnp.bfloat16)),
+            "targets has dtype bfloat16; expected float32 as in predictions",
+        ),
+        (
+            lambda: training.bias_variance_zero_one(np.ones((2, 3), np.uint32), np.ones(3, np.int32)),
+            "targets has dtype int32; expected one that goes with uint32 of labels",
+        ),
         (lambda: STOPPING.update(1.0, jnp.ones(3), {}), "state is of type dict; expected EarlyStoppingState"),
         (lambda: training.bias_variance_zero_one(jnp.ones((2, 3)), jnp.ones(3, int)), "labels has dtype float32"),
-        (lambda: training.resample(0, 3, 2), "key is 0 (int); expected a typed PRNG key"),
+        (lambda: training.resample(3, 2, key=0), "key is 0 (int); expected a typed PRNG key"),
     ],
 )
 def test_bad_types(call, message):

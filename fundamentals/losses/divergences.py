@@ -18,7 +18,7 @@ class GaussianKlResiduals(NamedTuple):
 def gaussian_kl(means: ArrayLike, log_scales: ArrayLike) -> Array:
     """KL(N(μ, σ²) ‖ N(0, 1)) with σ = e^log_scales, summed over the last axis: Σ_z ½ (μ² + σ² − 1) − log σ.
 
-    The price of a code, in nats: D. P. Kingma and M. Welling 2014, appendix B.
+    The price of a code, in nats: D. P. Kingma and M. Welling, Auto-encoding variational Bayes, 2014, appendix B.
 
     Args:
       means: [..., Z].
@@ -37,7 +37,7 @@ def gaussian_kl(means: ArrayLike, log_scales: ArrayLike) -> Array:
 def gaussian_kl_fwd(means: ArrayLike, log_scales: ArrayLike) -> tuple[Array, GaussianKlResiduals]:
     """Keeps its arguments. Not σ²: an exponential costs less than the memory to keep it.
 
-    σ² − 1 is expm1(2s), which has all its digits near σ = 1, where the terms of the sum nearly cancel.
+    σ² − 1 is taken as expm1(2s), which keeps its digits near σ = 1 (there, it and 2s still cancel but for 2s²).
     """
     means, log_scales = _checks.arrays("gaussian_kl", means=(means, "... Z"), log_scales=(log_scales, "... Z"))
     accumulate = accumulation_dtype(means.dtype)

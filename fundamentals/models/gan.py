@@ -21,7 +21,7 @@ Backward, for a batch of M fakes (B real ones likewise), the generator's gradien
 
 The cotangents of D's parameters that come about on the way are right, but not for the generator to use.
 
-I. Goodfellow et al., Generative adversarial nets, 2014.
+I. Goodfellow et al., Generative adversarial nets, 2014: equation (1) is theirs, the best discriminator proposition 1.
 """
 
 from collections.abc import Sequence
@@ -111,10 +111,11 @@ def discriminator_loss(
       real: examples [B, D].
       fake: what the generator made of noise [M, D].
       activation: of the hidden layers.
-      real_target: what the real ones are labelled; 0.9 is one-sided label smoothing, T. Salimans et al. 2016.
+      real_target: what the real ones are labelled, in [0, 1]; where it is traced, unchecked. 0.9 is one-sided label
+        smoothing: T. Salimans et al., Improved techniques for training GANs, 2016, section 3.4.
 
     Returns:
-      [], log 4 where it is at a loss.
+      []. It is log 4 where each example has even chances.
 
     Raises:
       ValueError: the shapes do not fit, a batch is empty, or a target is outside [0, 1].
@@ -252,7 +253,7 @@ def discriminator_loss_and_gradient(
       z: noise [M, Z].
       activation: of the hidden layers of both.
       output: of the generator's last layer.
-      real_target: as for `discriminator_loss`.
+      real_target: as for `discriminator_loss`, which raises what this does.
     """
     _checks.instance("discriminator_loss_and_gradient", "params", params, Params)
     fake = generate(params.generator, z, activation=activation, output=output)

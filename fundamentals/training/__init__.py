@@ -4,7 +4,7 @@
     stopping = early_stopping(patience=10)
     state = stopping.init(params)
     state = stopping.update(validation_loss, params, state)        # inside of jit and lax.scan, too
-    resampled = resample(key, len(train), 20)                      # 20 training sets, for bias_variance
+    parts = bias_variance(predictions, targets)                    # of R training sets: why they are wrong
 
 What is chosen by the validation part is biased on it, so that the test part is for the report, once.
 """

@@ -4,19 +4,24 @@ Of predictions f_1 … f_R at a point, each from a training set of its own, with
 
     (1/R) Σ_r (f_r − y)²  =  (f̄ − y)² + (1/R) Σ_r (f_r − f̄)²                                                        (1)
 
-f̄ is a mean of R numbers, so E (f̄ − y)² = bias² + variance / R, where a variance with R − 1 is unbiased. Taking that
-R-th part from one term to the other leaves the sum as it is:
+f̄ is a mean of R numbers, so that for independent training sets E (f̄ − y)² = bias² + variance / R, while a variance
+with R − 1 is unbiased. Taking that R-th part from one term to the other leaves the sum as it is:
 
     (1/R) Σ_r (f_r − y)²  =  [(f̄ − y)² − v / R] + v,        v = 1/(R − 1) Σ_r (f_r − f̄)²                            (2)
 
-S. Geman, E. Bienenstock and R. Doursat, Neural networks and the bias/variance dilemma, 1992, section 3.2. Where y is
-not the truth but a label with noise of variance σ², σ² is in the bias² and in the error.
+S. Geman, E. Bienenstock and R. Doursat, Neural networks and the bias/variance dilemma, 1992. Where y is not the truth
+but a label with noise of variance σ², σ² is in the bias² and in the error.
+
+Both parts are those of training sets that have nothing in common: fresh draws, or disjoint parts of a large set. Sets
+that are resampled from one data set (`resample`) tell how predictions vary given that one. Its own deviation from the
+truth, which all of them share, is then in the bias², and counts twice in the error; subsets that overlap vary less.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from fundamentals import _checks
@@ -32,10 +37,10 @@ class BiasVariance(NamedTuple):
 
 
 def bias_variance(predictions: ArrayLike, targets: ArrayLike) -> BiasVariance:
-    """The parts of the squared error at each point, over R training sets: equation (2), both parts unbiased.
+    """The parts of the squared error at each point, over R training sets: equation (2).
 
     Args:
-      predictions: [R, ...], R ≥ 2 training sets.
+      predictions: [R, ...], R ≥ 2 training sets; if they are independent, both parts are unbiased.
       targets: [...], the truth where it is known; a noisy label's variance counts as bias.
 
     Returns:
@@ -49,7 +54,7 @@ def bias_variance(predictions: ArrayLike, targets: ArrayLike) -> BiasVariance:
         _checks.array("bias_variance", name, value)
         for name, value in (("predictions", predictions), ("targets", targets))
     )
-    _check_sets("bias_variance", predictions, targets)
+    _check_sets("bias_variance", "predictions", predictions, targets)
     if targets.dtype != predictions.dtype:
         raise TypeError(
             f"bias_variance: targets has dtype {targets.dtype}; expected {predictions.dtype} as in predictions"
@@ -94,27 +99,37 @@ def bias_variance_zero_one(labels: ArrayLike, targets: ArrayLike) -> ZeroOneBias
 
     Raises:
       ValueError: R < 2, or the shapes don't fit.
+      TypeError: the dtypes are not integer, or no dtype that is available holds both.
     """
     labels, targets = (
         _checks.array("bias_variance_zero_one", name, value, "integer")
         for name, value in (("labels", labels), ("targets", targets))
     )
-    _check_sets("bias_variance_zero_one", labels, targets)
-    kind = max((labels.dtype, targets.dtype), key=lambda dtype: (dtype.itemsize, dtype.kind == "i"))
+    _check_sets("bias_variance_zero_one", "labels", labels, targets)
+    kind = np.promote_types(labels.dtype, targets.dtype)
+    if jax.dtypes.canonicalize_dtype(kind) != kind or kind.kind not in "iu":
+        raise TypeError(
+            f"bias_variance_zero_one: targets has dtype {targets.dtype}; "
+            f"expected one that goes with {labels.dtype} of labels"
+        )
     labels, right = labels.astype(kind), targets.astype(kind)
-    votes = jnp.sum(labels[:, None] == labels[None], axis=1)
+    # Label by label: all pairs at once would take R times the memory.
+    votes = jax.lax.map(lambda own: jnp.sum(labels == own[None], axis=0, dtype=jnp.int32), labels)
     most = votes == jnp.max(votes, axis=0)[None]
     main = jnp.min(jnp.where(most, labels, jnp.iinfo(kind).max), axis=0)
     return ZeroOneBiasVariance(main, main != right, _share(labels != main[None]), _share(labels != right[None]))
 
 
-def resample(key: PRNGKey, examples: int, sets: int, *, size: int | None = None, replace: bool = True) -> Array:
-    """Training sets drawn from one: with replacement, of the same size, as B. Efron's bootstrap (1979) draws them.
+def resample(examples: int, sets: int, *, key: PRNGKey, size: int | None = None, replace: bool = True) -> Array:
+    """Training sets drawn from one: with replacement and of its size, as the bootstrap draws them.
+
+    B. Efron, Bootstrap methods: another look at the jackknife, 1979. What such sets have in common, the top of this
+    module says.
 
     Args:
-      key: a PRNG key.
       examples: N, to draw from.
       sets: R, to draw.
+      key: a PRNG key.
       size: of each set; N if not given.
       replace: an example may be drawn again. Otherwise sets are random subsets.
 
@@ -136,16 +151,13 @@ def resample(key: PRNGKey, examples: int, sets: int, *, size: int | None = None,
     return order[:, :size].astype(jnp.int32)
 
 
-def _check_sets(function: str, predictions: Array, targets: Array) -> None:
-    names = ("predictions", "targets") if function == "bias_variance" else ("labels", "targets")
-    if predictions.ndim == 0 or predictions.shape[0] < 2:
+def _check_sets(function: str, name: str, values: Array, targets: Array) -> None:
+    shape = list(values.shape)
+    if not shape or shape[0] < 2:
+        raise ValueError(f"{function}: {name} has shape {shape}; expected [R, ...] of R ≥ 2 training sets")
+    if values.shape[1:] != targets.shape:
         raise ValueError(
-            f"{function}: {names[0]} has shape {list(predictions.shape)}; expected [R, ...] of R ≥ 2 training sets"
-        )
-    if predictions.shape[1:] != targets.shape:
-        raise ValueError(
-            f"{function}: targets has shape {list(targets.shape)}; expected {list(predictions.shape[1:])} "
-            f"from {names[0]} {list(predictions.shape)}"
+            f"{function}: targets has shape {list(targets.shape)}; expected {shape[1:]} from {name} {shape}"
         )
 
 

@@ -17,14 +17,14 @@ def split(
     every_class: bool = True,
     seed: int = 0,
 ) -> tuple[np.ndarray, ...]:
-    """Disjoint index sets whose sizes are in proportion to the fractions.
+    """Disjoint index sets whose sizes are in proportion to the fractions, to within one example.
 
     Args:
       examples: labels [N], integers; or N, where there are no classes.
       fractions: of each part, for example (0.7, 0.1, 0.2); they are positive and sum to 1.
-      stratified: each class is split in these proportions, by itself. Otherwise all examples are, together.
+      stratified: each class is split in these proportions, too, as far as whole examples and sizes of parts allow.
       every_class: a part without an example of a class is an error.
-      seed: of the shuffle.
+      seed: of the shuffle, below 2³².
 
     Returns:
       For each fraction sorted indices [n], none of them empty; together they are 0 … N − 1.
@@ -35,8 +35,11 @@ def split(
 
     Example: `train, validation, test = split(labels, (0.7, 0.1, 0.2))`.
     """
-    counted = isinstance(examples, int | np.integer)
-    labels = np.zeros(_count(examples), np.int32) if counted else np.asarray(examples)
+    if isinstance(examples, int | np.integer):
+        _checks.positive_integers("training.split", examples=examples)
+        labels = np.zeros(int(examples), np.int32)
+    else:
+        labels = np.asarray(examples)
     if labels.ndim != 1:
         raise ValueError(f"training.split: examples has shape {list(labels.shape)}; expected labels [N], or N")
     if not np.issubdtype(labels.dtype, np.integer):
@@ -44,16 +47,15 @@ def split(
     shares = _fractions(fractions)
     _checks.boolean("training.split", stratified=stratified, every_class=every_class)
     _checks.counts("training.split", seed=seed)
+    _checks.interval("training.split", "[0, 4294967296)", seed=seed)
     random = np.random.RandomState(seed)  # the legacy generator: its stream is frozen for ever
     classes = np.unique(labels)
     groups = [np.flatnonzero(labels == label) for label in classes] if stratified else [np.arange(len(labels))]
-    bounds = np.cumsum([0, *shares])
     parts: list[list[np.ndarray]] = [[] for _ in shares]
-    for members in groups:
+    for members, counts in zip(groups, _counts([len(members) for members in groups], shares), strict=True):
         shuffled = random.permutation(members)
-        cuts = np.round(bounds * len(members)).astype(int)
-        for part, start, stop in zip(parts, cuts[:-1], cuts[1:], strict=True):
-            part.append(shuffled[start:stop])
+        for part, chosen in zip(parts, np.split(shuffled, np.cumsum(counts)[:-1]), strict=True):
+            part.append(chosen)
     result = tuple(np.sort(np.concatenate(part)) if part else np.empty(0, int) for part in parts)
     for i, indices in enumerate(result):
         where = f"training.split: part {i}, {shares[i]:g} of {len(labels)} examples,"
@@ -68,14 +70,33 @@ def split(
     return result
 
 
-def _count(examples: ArrayLike) -> int:
-    _checks.positive_integers("training.split", examples=examples)
-    return int(np.asarray(examples))
+def _counts(sizes: Sequence[int], shares: np.ndarray) -> np.ndarray:
+    """How many of each class go to each part, [classes, parts].
+
+    Each class is rounded by itself. Many classes may be rounded the same way: while that leaves a part an example or
+    more off, one goes from the largest part to the smallest, measured by what is due, of the class that minds least.
+    """
+    due = np.outer(sizes, shares)
+    bounds = np.cumsum([0, *shares])
+    counts = np.array([np.diff(np.round(bounds * size)) for size in sizes], int).reshape(due.shape)
+    while True:
+        surplus = counts - due
+        of_parts = surplus.sum(axis=0)
+        if np.abs(of_parts).max(initial=0) < 1:
+            return counts
+        largest, smallest = np.argmax(of_parts), np.argmin(of_parts)
+        chosen = np.argmax(np.where(counts[:, largest] > 0, surplus[:, largest] - surplus[:, smallest], -np.inf))
+        counts[chosen, largest] -= 1
+        counts[chosen, smallest] += 1
 
 
-def _fractions(fractions: Sequence[float]) -> list[float]:
-    shares = np.asarray(fractions, float) if len(np.shape(fractions)) == 1 else np.empty(0)
-    if not shares.size or not np.all(shares > 0) or not math.isclose(shares.sum(), 1):
-        given = fractions if isinstance(fractions, float | int) else list(fractions)
+def _fractions(fractions: Sequence[float]) -> np.ndarray:
+    try:
+        shares = np.asarray(fractions, float)
+    except (TypeError, ValueError):
+        shares = np.empty(0)
+    if shares.ndim != 1 or not shares.size or not np.all(shares > 0) or not math.isclose(shares.sum(), 1, rel_tol=1e-6):
+        given = list(fractions) if isinstance(fractions, Sequence) else fractions
         raise ValueError(f"training.split: fractions is {given}; expected positive numbers of sum 1")
-    return shares.tolist()  # type: ignore[no-any-return]
+    total: float = shares.sum()
+    return shares / total

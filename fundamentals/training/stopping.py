@@ -43,8 +43,8 @@ class EarlyStopping(NamedTuple):
 def early_stopping(patience: int, *, min_delta: Numeric = 0.0, mode: str = "min") -> EarlyStopping:
     """Stop after `patience` updates in a row without a better score, and keep the parameters of the best.
 
-    L. Prechelt, Early stopping – but when?, 1998: the criterion UP of strips of one update. The best score is the least
-    of many, and so too good: the error to report is that of `best_params` on examples that had no part in it.
+    I. Goodfellow, Y. Bengio and A. Courville, Deep learning, 2016, algorithm 7.1. The best score is the least of many,
+    and so too good: the error to report is that of `best_params` on examples that had no part in it.
 
     Args:
       patience: updates without improvement after which it stops, ≥ 1.
@@ -52,12 +52,13 @@ def early_stopping(patience: int, *, min_delta: Numeric = 0.0, mode: str = "min"
       mode: "min" where less is better (a loss), "max" where more is (an accuracy).
 
     Returns:
-      An `EarlyStopping`. Scores are compared in float32, in x64 in float64. A score of NaN is no improvement. `update`
-      keeps a copy of the parameters, and costs reading them once.
+      An `EarlyStopping`. Scores are compared in float32, in x64 in float64. A score of NaN is no improvement. The state
+      has its own copy of the parameters, so that theirs may be donated; `update` reads both and writes one.
 
     Raises:
       ValueError: patience < 1, min_delta < 0, or a mode that there is not; by `update`, a score with axes, or
         parameters of another structure or other shapes than those of `init`.
+      TypeError: parameters of other dtypes than those of `init`, or a score that is no number.
     """
     _checks.positive_integers("early_stopping", patience=patience)
     _checks.interval("early_stopping", "[0, inf)", min_delta=min_delta)
@@ -66,13 +67,16 @@ def early_stopping(patience: int, *, min_delta: Numeric = 0.0, mode: str = "min"
 
     def init(params: ArrayTree) -> EarlyStoppingState:
         score, none = jnp.asarray(sign * jnp.inf, jnp.result_type(float)), jnp.asarray(0, jnp.int32)
-        return EarlyStoppingState(jax.tree.map(jnp.asarray, params), score, none - 1, none, none, jnp.asarray(False))
+        return EarlyStoppingState(
+            jax.tree.map(lambda x: jnp.array(x, copy=True), params), score, none - 1, none, none, jnp.asarray(False)
+        )
 
     def update(score: Numeric, params: ArrayTree, state: EarlyStoppingState) -> EarlyStoppingState:
         _checks.instance("early_stopping", "state", state, EarlyStoppingState)
         _checks.scalar("early_stopping", "score", score)
         _checks.same_shapes("early_stopping", "state.best_params", state.best_params, params=params)
-        score = jnp.asarray(score, state.best_score.dtype)
+        _checks.same_dtypes("early_stopping", "state.best_params", state.best_params, params=params)
+        score = _checks.array("early_stopping", "score", score, "real").astype(state.best_score.dtype)
         margin = jnp.asarray(min_delta, score.dtype)
         running = ~state.stopped
         better = running & (sign * (state.best_score - score) > margin)
@@ -83,7 +87,7 @@ def early_stopping(patience: int, *, min_delta: Numeric = 0.0, mode: str = "min"
             jnp.where(better, state.step, state.best_step),
             state.step + running.astype(jnp.int32),
             waited,
-            state.stopped | (waited >= patience),
+            waited >= patience,
         )
 
     return EarlyStopping(init, update)

@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "save_figure", lambda figure, path: path.write_bytes(b""))
         patch.setattr(checkpointing_schedules, "planning_seconds", lambda *args: 0.1)
-        patch.setattr(planning, "CANDIDATES", 5)  # to compile
+        patch.setattr(planning, "CANDIDATES", 3)  # to compile
         verdicts = gradient_checkpointing.run(**parse(gradient_checkpointing, **SMALL, output_dir=folder))
     return folder, verdicts, json.loads((folder / "results.json").read_text())
 

@@ -5,7 +5,6 @@ import itertools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from svm_cases import KERNELS, RBF, blobs, gram

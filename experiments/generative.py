@@ -23,6 +23,7 @@ Ctrl-C leaves what is finished; --resume goes on with the next model.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "small_pixels", 10, "D, of images that are enumerated.", lower_bound=2, upper_bound=16, **options
     )
-    flags.DEFINE_integer("small_samples", 20_000, "To compare with their probabilities.", lower_bound=100, **options)
+    flags.DEFINE_integer(
+        "small_samples",
+        20_000,
+        "To compare with their probabilities; at least 5 for each image.",
+        lower_bound=100,
+        **options,
+    )
     flags.DEFINE_integer(
         "small_repeats", 1000, "Bounds of each small image, with fresh draws.", lower_bound=10, **options
     )
@@ -137,6 +144,12 @@ def run(
 ) -> list[common.Verdict]:
     """Train, print, draw and judge."""
     settings = dict(locals())
+    cells = math.ceil(generative_autoregressive.LEAST_EXPECTED * 2**small_pixels)
+    if small_samples < cells:
+        raise common.UserError(
+            f"--small_samples={small_samples}; expected at least {cells}, five for each image of "
+            f"--small_pixels={small_pixels}"
+        )
     images = len(generative_training.digits(binary=True).train)
     if batch_size > images:
         raise common.UserError(f"--batch_size={batch_size}; expected at most the {images} training digits")

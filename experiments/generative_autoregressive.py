@@ -144,10 +144,15 @@ def measure_small(kind: str, *, pixels: int, samples: int, key: PRNGKey, note: C
 
 
 def chi_square(counts: np.ndarray, p: np.ndarray) -> tuple[float, int]:
-    """Pearson's statistic of counts against probabilities, and its degrees of freedom; rare cells are one together."""
-    expected = p * counts.sum()
-    common = expected >= LEAST_EXPECTED
-    seen, due = counts[common], expected[common]
-    if (rest := expected[~common].sum()) > 0:
-        seen, due = np.append(seen, counts[~common].sum()), np.append(due, rest)
+    """Pearson's statistic of counts against probabilities, and its degrees of freedom.
+
+    Rare cells are one together, and so are as many of the others, from the smallest on, as that one needs to expect
+    enough itself.
+    """
+    order = np.argsort(p)
+    seen, due = counts[order], (p * counts.sum())[order]
+    rare = int(np.searchsorted(due, LEAST_EXPECTED))
+    if rare > 0:
+        rare = max(rare, int(np.searchsorted(np.cumsum(due), LEAST_EXPECTED)) + 1)
+        seen, due = np.append(seen[:rare].sum(), seen[rare:]), np.append(due[:rare].sum(), due[rare:])
     return float(np.sum((seen - due) ** 2 / due)), len(seen) - 1

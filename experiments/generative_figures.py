@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from experiments import generative_gan
 from experiments.figures import COMPONENTS, HAND, LARGE
@@ -123,6 +123,10 @@ def _small(axes: Axes, rows: dict[str, Any]) -> None:
     ends = np.array([min(divergence.min(), gap.min()), max(divergence.max(), gap.max())])
     axes.plot(ends, ends, "--", color="black", linewidth=1, label="predicted: equal")
     axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):  # less than a decade may be in sight
+        axis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, loc="upper left")
 
 

@@ -1,9 +1,9 @@
 """Generative adversarial networks, for `generative`: on a ring of Gaussians, whose density is known, and on digits.
 
 Against a generator of known density q the best discriminator is known: its logit is log p/q, its value 2 JSD − log 4.
-At any other, with D = σ(s) and D* = p/(p + q), the value is less by ∫ (p + q) KL(D* ‖ D): both sides are sums over a
-grid in the plane. With Adam the coefficient of the moving average of gradients is 0.5 instead of 0.9, as in A. Radford
-et al. 2016: the other player moves, so that older gradients are of another game.
+Values are sums over a grid in the plane, and, to compare, means over fresh examples. With Adam the coefficient of the
+moving average of gradients is 0.5 instead of 0.9, as in A. Radford et al. 2016: the other player moves, so that older
+gradients are of another game.
 """
 
 import functools
@@ -137,16 +137,10 @@ def distances(samples: np.ndarray, real: np.ndarray) -> list[list[float]]:
     return [[energy_distance(group, real) for group in np.array_split(own, GROUPS)] for own in samples]
 
 
-def value_at(scores: np.ndarray, log_p: np.ndarray, log_q: np.ndarray, area: float) -> tuple[np.ndarray, np.ndarray]:
-    """(V, ∫ (p + q) KL(D* ‖ D)) of logits [R, N] on a grid, whose cells have this area."""
-    p, q = np.exp(log_p), np.exp(log_q)
-    optimum = log_p - log_q
-    log_d, log_not = -np.logaddexp(0, -scores), -np.logaddexp(0, scores)
-    best_d, best_not = -np.logaddexp(0, -optimum), -np.logaddexp(0, optimum)
-    value = (log_d @ p + log_not @ q) * area
-    share = np.exp(best_d)
-    divergence = share * (best_d - log_d) + (1 - share) * (best_not - log_not)
-    return value, divergence @ (p + q) * area
+def value_at(scores: np.ndarray, log_p: np.ndarray, log_q: np.ndarray, area: float) -> np.ndarray:
+    """V = ∫ p log D + q log(1 − D) of logits [R, N] on a grid, whose cells have this area."""
+    value: np.ndarray = -(np.logaddexp(0, -scores) @ np.exp(log_p) + np.logaddexp(0, scores) @ np.exp(log_q)) * area
+    return value
 
 
 def measure_discriminator(
@@ -171,7 +165,7 @@ def measure_discriminator(
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     log_p, log_q, area = ring_log_density(grid), gaussian_log_density(grid), (axis[1] - axis[0]) ** 2
 
-    def values() -> tuple[np.ndarray, np.ndarray]:
+    def values() -> np.ndarray:
         return value_at(np.asarray(logits(params.discriminator, grid.astype(np.float32)), float), log_p, log_q, area)
 
     found = [values()]
@@ -180,28 +174,33 @@ def measure_discriminator(
         params, states, _ = play(params, states, drawn, jnp.array([learning_rate, 0], np.float32), output=None)
         found.append(values())
         note(f"step {(part + 1) * (steps // parts)}")
-    value, divergence = (np.array(each).T for each in zip(*found, strict=True))  # [R, parts + 1]
-    best = float(value_at((log_p - log_q)[None], log_p, log_q, area)[0][0])
+    best = float(value_at((log_p - log_q)[None], log_p, log_q, area)[0])
     return {
         "steps": [part * (steps // parts) for part in range(parts + 1)],
-        "value": value.tolist(),
-        "divergence": divergence.tolist(),
+        "value": np.array(found).T.tolist(),  # [R, parts + 1]
         "best": best,
         "jsd": (best + math.log(4)) / 2,
     } | _on_fresh(params, random)
 
 
 def _on_fresh(params: gan.Params, random: np.random.Generator, examples: int = 20_000) -> dict[str, Any]:
-    """Of trained discriminators, on fresh examples of either kind: minus the library's loss, and logits at some."""
+    """Of trained discriminators, on fresh examples of either kind: minus the library's loss, and logits at some.
+
+    Beside them the best value: the mean of log D*(x) + log(1 − D*(x')), D* by the densities, with its error.
+    """
     real = from_ring(random, (examples,))
     fake = np.float32(WIDTH) * random.standard_normal((examples, 2), np.float32)
     losses = jax.jit(jax.vmap(gan.discriminator_loss, in_axes=(0, None, None)))(params.discriminator, real, fake)
     of_real, of_fake = (np.asarray(logits(params.discriminator, x), float) for x in (real, fake))
     spread = np.logaddexp(0, -of_real).var(axis=1) + np.logaddexp(0, of_fake).var(axis=1)
+    ratios = [ring_log_density(x) - gaussian_log_density(x) for x in (real.astype(float), fake.astype(float))]
+    terms = -np.logaddexp(0, -ratios[0]) - np.logaddexp(0, ratios[1])
+    best_drawn = [float(terms.mean()), float(terms.std(ddof=1) / math.sqrt(examples))]
     some = np.concatenate([real[:200], fake[:200]])
     scores = np.concatenate([of_real[:, :200], of_fake[:, :200]], axis=1)
     return {
         "fresh_value": (-np.asarray(losses, float)).tolist(),
+        "best_drawn": best_drawn,
         "fresh_error": np.sqrt(spread / examples).tolist(),
         "log_ratio": (ring_log_density(some) - gaussian_log_density(some)).round(4).tolist(),
         "logits": scores.round(4).tolist(),
@@ -226,7 +225,7 @@ def measure_ring(
     params: gan.Params = training.initial(random, init, games)
     states = start(params)
     drawn = batches(random, from_ring(random, shape), latent)
-    ahead, _, _ = play(params, states, drawn, jnp.array([learning_rate, 0], np.float32), output=None)
+    ahead, _, alone = play(params, states, drawn, jnp.array([learning_rate, 0], np.float32), output=None)
     z = random.standard_normal((EXAMPLES, latent), np.float32)
     slopes = gradient_ratios(ahead, z[:SINGLE])
     real, other = (from_ring(random, (EXAMPLES,)) for _ in range(2))
@@ -247,6 +246,7 @@ def measure_ring(
         {
             "steps": [part * (steps // parts) for part in range(parts + 1)],
             "losses": np.array(losses).T.tolist(),  # of the discriminators, the mean in each part, [R, parts]
+            "ahead": np.asarray(alone, float)[..., 0].mean(axis=1).tolist(),  # against a generator that stays as it is
             "distances": [distances(samples[i], real) for i in (0, -1)],  # of groups, [2, R, groups]
             "distance": np.transpose([[energy_distance(x, real) for x in own] for own in samples]).tolist(),
             "distance_of_real": energy_distance(other, real),

@@ -10,8 +10,8 @@ Expected:
     keeps both. Maxout of two pieces does so with Xavier's, and explodes with He's, by √2 a layer.
   ‖dw_1‖ / ‖dw_L‖ does not tell for ReLU, leaky ReLU and maxout: it is 1 at any scale of the weights, as signals forward
     and backward shrink alike. What vanishes then are all gradients. Nor for tanh with small weights, nearly linear.
-  Residual connections and layer normalization after the activation keep what vanished, and lose nothing at any
-    initialization. Normalization before it cannot do so for a sigmoid, whose values are not centred: χ = 0.15.
+  What vanishes in plain networks vanishes no more with residual connections, nor with layer normalization after the
+    activation. Normalization before it cannot do so for a sigmoid, whose values are not centred: χ = 0.15.
   Recurrent: with w_h = ρ · orthogonal, ρᵏ after k steps while states are small. ρ < 1 always vanishes. ρ > 1 explodes
     only if tanh is not saturated: driven by noise, ρ = 1.1 vanishes. A matrix that is not normal can make gradients
     grow for some steps although ρ < 1: what bounds them is ‖w_h‖₂. Clipping keeps a step to ηc, and its direction.

@@ -16,10 +16,9 @@ from experiments.gradient_flow_recurrent import DRIVEN, QUIET, SHEAR_RADIUS, SHE
 from experiments.gradient_flow_theory import AFTER, BEFORE, PLAIN, RESIDUAL, recurrent
 from experiments.gradient_flow_verdicts import QUARTER, SIGNAL, WEIGHTS, Cell, Measured
 
-# Vanishing is dark and exploding light, so that the sign shows in grey, too.
-SCALE = LinearSegmentedColormap.from_list(
-    "flow", ["#0b2545", LARGE, "#a9c6de", "white", "#fff0d2", "#fbd38d", "#f2a83b"]
-)
+# Ever lighter, vanishing to exploding, so that the sign shows in grey, too; 0 is in the middle.
+SCALE = LinearSegmentedColormap.from_list("flow", ["#0b2545", LARGE, "#9fb2c1", "#f0bd62", "#fbdf9d", "#fffbea"])
+COLUMNS = 3  # of maps
 MARKERS = "osD^vP"
 NAMES = {"relu": "ReLU", "leaky_relu": "leaky ReLU", "elu": "ELU"}
 TITLES = {SIGNAL: r"$\|dx_0\| \,/\, \|dx_L\|$", WEIGHTS: r"$\|dw_1\| \,/\, \|dw_L\|$"}
@@ -31,14 +30,17 @@ def draw_maps(measured: Measured) -> Figure:
     cells = {(c.initialization, c.activation): c for c in measured.cells if c.block == PLAIN}
     activations = list(dict.fromkeys(activation for _, activation in cells))
     depths = measured.cells[0].depths
-    figure = Figure(figsize=(3 + 0.53 * len(depths) * len(INITIALIZATIONS), 6.6), layout="constrained")
-    panels = figure.subplots(2, len(INITIALIZATIONS), squeeze=False)
+    rows = -(-len(INITIALIZATIONS) // COLUMNS)
+    figure = Figure(figsize=(8, 9.6), layout="constrained")
+    panels = figure.subplots(2 * rows, COLUMNS, squeeze=False)
     ends = [abs(getattr(c, ratio).mean(axis=0)[-1]) for c in cells.values() for ratio in (SIGNAL, WEIGHTS)]
     top = max([10.0, *(end for end in ends if math.isfinite(end))])
     norm = SymLogNorm(1, vmin=-top, vmax=top)
     image: Any = None
-    for row, ratio in zip(panels, (SIGNAL, WEIGHTS), strict=True):
-        for axes, name in zip(row, INITIALIZATIONS, strict=True):
+    for ratio, block in ((SIGNAL, panels[:rows]), (WEIGHTS, panels[rows:])):
+        for axes in block.flat[len(INITIALIZATIONS) :]:
+            axes.set_axis_off()
+        for panel, (axes, name) in enumerate(zip(block.flat, INITIALIZATIONS, strict=False)):
             values = np.full((len(activations), len(depths)), np.nan)
             for i, activation in enumerate(activations):
                 if (name, activation) in cells:
@@ -46,24 +48,23 @@ def draw_maps(measured: Measured) -> Figure:
             image = axes.imshow(values, cmap=SCALE, norm=norm, aspect="auto")
             for (i, j), value in np.ndenumerate(values):
                 if math.isfinite(value):
-                    dark = norm(value) < 0.27
-                    axes.text(j, i, _text(value), ha="center", va="center", fontsize=8, color="w" if dark else "k")
+                    dark = norm(value) < 0.35
+                    axes.text(j, i, _text(value), ha="center", va="center", fontsize=9, color="w" if dark else "k")
             axes.set_xticks(range(len(depths)), [str(depth) for depth in depths])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-            if ratio == SIGNAL:
-                axes.set_title(f"{name} weights" if name.islower() else name)
-            else:
+            axes.set_title(f"{TITLES[ratio]}, {name}", fontsize=10.5)
+            if panel + COLUMNS >= len(INITIALIZATIONS):  # nothing below
                 axes.set_xlabel("layers L")
-        row[0].set_yticks(range(len(activations)), [NAMES.get(a, a) for a in activations])
-        row[0].set_ylabel(TITLES[ratio], fontsize=11, labelpad=8)
-    bar = figure.colorbar(image, ax=panels, aspect=40, pad=0.01)
+            if panel % COLUMNS == 0:
+                axes.set_yticks(range(len(activations)), [NAMES.get(a, a) for a in activations])
+    bar = figure.colorbar(image, ax=panels, aspect=50, pad=0.02, location="bottom")
     powers = [10**k for k in range(math.floor(math.log10(top)) + 1)]
-    bar.ax.yaxis.set_major_locator(FixedLocator([*(-p for p in powers[::-1]), 0, *powers]))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+.0f}".replace("-", "−") if y else "0"))
-    bar.ax.set_title("log₁₀", fontsize=10)
-    figure.suptitle("First layer over last: dark vanishes, light explodes")
+    bar.ax.xaxis.set_major_locator(FixedLocator([*(-p for p in powers[::-1]), 0, *powers]))
+    bar.ax.xaxis.set_minor_locator(NullLocator())
+    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+.0f}".replace("-", "−") if y else "0"))
+    bar.set_label("log₁₀")
+    figure.suptitle("First layer over last: the darker, the more it vanishes; the lighter, the more it explodes")
     return figure
 
 
@@ -74,9 +75,10 @@ def _text(value: float) -> str:
 
 
 def draw_lines(measured: Measured) -> Figure:
-    """Above, depth; below, time. Markers are measured, lines predicted."""
-    figure = Figure(figsize=(15, 8.8), layout="constrained")
-    above, below = figure.subplots(2, 3)
+    """First depth, then time. Markers are measured, lines predicted."""
+    figure = Figure(figsize=(9.5, 11.5), layout="constrained")
+    panels = figure.subplots(3, 2)
+    above, below = panels.flat[:3], panels.flat[3:]
     for axes, name in zip(above, (XAVIER, HE), strict=False):
         own = [c for c in measured.cells if c.block == PLAIN and c.initialization == name]
         _depths(axes, own, [NAMES.get(c.activation, c.activation) for c in own], f"{name}: {TITLES[SIGNAL]}")
@@ -150,7 +152,7 @@ def _shear(axes: Axes, found: Any, size: float) -> None:
     axes.plot(lags[::8], root[::8], **(_mark(5) | {"markersize": 4}))
     axes.plot(lags, np.log10(sheared_growth(SHEAR_RADIUS, size, lags)), color="black", linewidth=1.2)
     axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-    axes.set_title(f"not normal: ρ = {SHEAR_RADIUS}, ‖w‖₂ = {found['norms'][0]:.2f}", fontsize=8)
+    axes.set_title(f"not normal: ρ = {SHEAR_RADIUS},\n‖w‖₂ = {found['norms'][0]:.2f}", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -34,8 +34,10 @@ Finite width. Of independent terms, ‖dx_{l−1}‖² / ‖dx_l‖² = (s²/n) 
 
 so that the mean of its logarithm is V/2n below the logarithm of its mean (5 for ReLU: Hanin & Nica 2018). Likewise
 Q_l, with U = E[φ⁴] / E[φ²]² − 1. The mean of ln ‖·‖² of L layers may thus differ from (5) and (6) by Σ (V + U)/2n to
-leading order: `allowance`, and its standard deviation is √(Σ (V + U)/n) at most: `spread`. Where a residual layer adds
-little, V of the whole layer is small, but that of dz at either end, in (6), is not: (V_1 + V_L)/2n more.
+leading order: `allowance`. Of (5) alone V shifts it, by −Σ V/2n: `shift`, and its standard deviation is √(Σ V/n):
+`spread`; exactly so, to this order, where φ(a z) = a φ(z), as χ does not depend on Q then, and weights are Gaussian
+(orthogonal ones fluctuate less). Where a residual layer adds little, V of the whole layer is small, but that of dz at
+either end, in (6), is not: (V_1 + V_L)/2n more.
 """
 
 import math
@@ -89,7 +91,8 @@ class Flow(NamedTuple):
     weights: np.ndarray  # ‖dw_1‖ / ‖dw_L‖, (6)
     allowance: np.ndarray  # by which means of signal may differ at this width
     weights_allowance: np.ndarray  # of weights
-    spread: np.ndarray  # of single networks
+    shift: np.ndarray  # of the mean of signal, of plain networks with Gaussian weights
+    spread: np.ndarray  # of single networks, likewise
 
 
 def moments(activation: str, q: float) -> Moments:
@@ -118,7 +121,7 @@ def flow(activation: str, block: str, variance: float, depth: int, width: int) -
       width: n.
     """
     second, mean = 1.0, 0.0  # Q and m of x
-    inputs, slopes, gains, variances, ends_variances = [], [], [], [], []
+    inputs, slopes, gains, variances, backwards, ends_variances = [], [], [], [], [], []
     for _ in range(depth):
         inputs.append(second)
         q = variance * second
@@ -151,21 +154,24 @@ def flow(activation: str, block: str, variance: float, depth: int, width: int) -
         if block in (BEFORE, AFTER):
             forward += 4  # the backward pass takes two of n directions away: ln(1 − 2/n), on top of its fluctuations
         variances.append(backward + forward)
+        backwards.append(backward)
     gain_sums = np.cumsum(np.log10(gains))
     ends = np.log10(inputs[0] * slopes[0]) - np.log10(np.multiply(inputs, slopes))
     total = np.cumsum(variances) / width
+    own = np.cumsum(backwards) / width
     ends_total = total + (ends_variances[0] + np.array(ends_variances)) / width
     return Flow(
         gain_sums / 2,
         (ends + gain_sums - gain_sums[0]) / 2,
         total / 2 / (2 * math.log(10)),
         ends_total / 2 / (2 * math.log(10)),
-        np.sqrt(total) / (2 * math.log(10)),
+        -own / 2 / (2 * math.log(10)),
+        np.sqrt(own) / (2 * math.log(10)),
     )
 
 
 def recurrent(radius: float, noise: float, lags: int, width: int) -> Flow:
-    """As `flow`, with lags k = 1 … in the place of layers: signal is ‖dh_{T−k}‖ / ‖dh_T‖. Weights are not predicted.
+    """As `flow`, with lags k = 1 … in the place of layers: signal is ‖dh_{T−k}‖ / ‖dh_T‖. Only it and its allowance.
 
     A tanh network far from its start, w_h = radius · orthogonal, driven by inputs of standard deviation `noise`:
     q = radius² E[φ²] + noise² at all steps, and χ = radius² E[φ′²]. Its steps share w_h; for wide networks that does
@@ -177,10 +183,6 @@ def recurrent(radius: float, noise: float, lags: int, width: int) -> Flow:
     m = moments("tanh", q)
     k = np.arange(1, lags + 1)
     total = k * (3 * m.slope_fourth / m.slope_second**2 + m.kurtosis - 2) / width
-    return Flow(
-        k * math.log10(radius**2 * m.slope_second) / 2,
-        np.full(lags, math.nan),
-        total / 2 / (2 * math.log(10)),
-        np.full(lags, math.nan),
-        np.sqrt(total) / (2 * math.log(10)),
-    )
+    unknown = np.full(lags, math.nan)
+    signal = k * math.log10(radius**2 * m.slope_second) / 2
+    return Flow(signal, unknown, total / 2 / (2 * math.log(10)), unknown, unknown, unknown)

@@ -18,8 +18,8 @@ Expected:
     zeros, and tanh, nothing but the bias of the last layer moves. Random weights break the tie.
   Does it then train? An MLP on the digits in the box, ten hidden layers, plain gradient descent at several η, the best
     of them: with Xavier and tanh, and He and relu, yes; with small, large and S3's, no. Adam, whose steps don't depend
-    on the gradient's scale, does train S3's, if more slowly; and large ones with relu in part, the loss far above that
-    of guessing.
+    on the gradient's scale, does train S3's, if more slowly. (Large ones with relu it trains in part, to a loss far
+    above that of guessing: that is in the table, not judged.)
 
     python -m experiments.initialization --flagfile=configs/initialization.flags
 
@@ -77,7 +77,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     sweeps.define_flags(flag_values, "initialization")
 
     def are_widths(values: Sequence[str]) -> bool:
-        return len(values) == len(set(values)) and all(measure.are_ascending([v]) and int(v) > 1 for v in values)
+        return 0 < len(values) == len(set(values)) and all(measure.are_ascending([v]) and int(v) > 1 for v in values)
 
     def are_rates(values: Sequence[str]) -> bool:
         try:

@@ -94,6 +94,8 @@ def run(
     settings = dict(locals())
     if not 0 < least < math.inf:
         raise common.UserError(f"--least={least}; expected a finite number > 0")
+    if not math.isfinite(target):
+        raise common.UserError(f"--target={target}; expected a finite number ≥ 1")
     layers, batches, sides = [*map(int, widths), CLASSES], [*map(int, batch_sizes)], [*map(int, products)]
     folder, rows = sweeps.start(output_dir, FILES, settings, overwrite=overwrite, resume=resume)
     costs = throughput_verdicts.costs(layers, jnp.dtype(dtype).itemsize)

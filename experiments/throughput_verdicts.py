@@ -11,7 +11,10 @@ from experiments import common, measure
 
 EMPTY, TOUCH = "empty", "touch"
 ERRORS = 3  # standard errors that a gain must be above its target
-NEAR = 4  # products with few rows may run at a quarter of the peak: a step then grows from a quarter of the B predicted
+NEAR = 4  # a step's products are not square, and what is between them costs too: they may run at a quarter of the peak
+FEW = 0.75  # a step that leaves out one of the three products of each layer has about two thirds of them
+LEAST = 0.1  # of the roofline, that the largest batch gets to: below it, what takes the time is not what is counted
+NOISE = 1.0  # relative, between halves of the rounds: beyond a factor of two they do not say what the device can do
 
 
 def best(name: str) -> str:
@@ -96,10 +99,20 @@ class Rounds(NamedTuple):
         return a / b
 
     @property
-    def expected_knee(self) -> float:
-        """The B whose products, at the peak, take as long as a; the peak is a median too, of the best in each round."""
+    def _peak(self) -> float:
+        """FLOP/s; a median too, of the best product in each round."""
         peaks = np.max([2 * n**3 / self.of(f"product {n}") for n in self.sides], axis=0)
-        return self.line[0] * float(np.median(peaks)) / self.costs.flops
+        return float(np.median(peaks))
+
+    @property
+    def expected_knee(self) -> float:
+        """The B whose products, at the peak of the medians, take as long as a."""
+        return self.line[0] * self._peak / self.costs.flops
+
+    @property
+    def growth(self) -> float:
+        """b over what the products of a sample take at the peak of the medians."""
+        return self.line[1] * self._peak / self.costs.flops
 
 
 def judge(found: Rounds, target: float) -> list[common.Verdict]:
@@ -120,36 +133,41 @@ def judge_gain(found: Rounds, target: float) -> common.Verdict:
     mean = float(gains.mean())
     ideal = max(found.least(1).values()) / (max(found.least(last).values()) / last)
     measured = f"{math.exp(mean):.1f}, ×e^±{error:.2f}"
-    claim = f"samples a second, B = {last} over B = 1"
+    # Not judged: a B = 1 further below its roofline than the largest batch gains more than the rooflines do.
+    claim = f"samples a second, B = {last} over B = 1 (of the rooflines: {ideal:.1f})"
     holds = mean - ERRORS * error >= math.log(target)
-    return common.Verdict(claim, measured, f"≥ {target:g}; roofline: {ideal:.1f}", holds, "B10, claim 18")
+    return common.Verdict(claim, measured, f"≥ {target:g}", holds, "B10, claim 18")
 
 
 def judge_roofline(found: Rounds) -> common.Verdict:
     """The fastest step of every B.
 
     Fails if one is faster than the roofline by more than halves of the rounds differ in that: then the step leaves out
-    what is counted, or the device can do more than was seen.
+    what is counted, or the device can do more than was seen. Fails if the largest batch gets to less than a tenth of
+    it. Fails if halves of the rounds differ by more than a factor of two, which is too noisy to tell.
     """
     shares = {batch: max(found.least(batch).values()) / found.fastest(batch) for batch in found.batches}
     highest = max(shares, key=lambda batch: shares[batch])
-    measured = f"{100 * shares[highest]:.0f} % at B = {highest}"
-    limit = 1 + found.roofline.spread
-    claim = "samples a second over the roofline's, the highest"
-    return common.Verdict(claim, measured, f"≤ {100 * limit:.0f} %", shares[highest] <= limit, "B9, claim 18")
+    last, spread = found.batches[-1], found.roofline.spread
+    measured = f"{100 * shares[highest]:.0f} % at B = {highest}; {100 * shares[last]:.0f} %"
+    predicted = f"≤ {100 * (1 + spread):.0f} %; ≥ {100 * LEAST:.0f} %"
+    if spread > NOISE:
+        measured += f"; too noisy to tell: halves differ by {100 * spread:.0f} %"
+    holds = spread <= NOISE and shares[highest] <= 1 + spread and shares[last] >= LEAST
+    claim = f"samples a second over the roofline's: the highest; at B = {last}"
+    return common.Verdict(claim, measured, predicted, holds, "B9, claim 18")
 
 
 def judge_growth(found: Rounds) -> common.Verdict:
-    """Where a step begins to take longer.
+    """Seconds that a sample more takes, b of a + b B, over what its products take at the peak, all of medians.
 
-    Fails if, from one batch to the next, time grows by more than 4 times, or less than a quarter, of what the
-    products of the samples in between take at the peak; or if what does not depend on B is less than one sample's.
+    Fails if that is more than 4, as where time grows by something else than the products, or less than three quarters,
+    as where a step leaves out products. Not 1: medians are noisy, and small batches bend the line.
     """
-    knee, expected = found.knee, found.expected_knee
-    claim = "B from which samples take longer than what does not depend on B"
-    holds = knee >= 1 and expected / NEAR <= knee <= expected * NEAR
-    predicted = f"{expected:.0f}, ×{NEAR} or /{NEAR}"
-    return common.Verdict(claim, f"{knee:.0f}", predicted, holds, "B10, claim 18")
+    ratio = found.growth
+    claim = "seconds of a sample more, b of a + b B, over its products' at the peak"
+    holds = FEW <= ratio <= NEAR
+    return common.Verdict(claim, f"{ratio:.2f}", f"{FEW:g} … {NEAR}", holds, "B10, claim 18")
 
 
 def print_tables(found: Rounds, settings: dict[str, Any]) -> None:
@@ -161,10 +179,10 @@ def print_tables(found: Rounds, settings: dict[str, Any]) -> None:
         f"weights of {size}; overhead {overhead}. Halves of the rounds agree to {100 * roof.spread:.0f} %"
     )
     fixed, slope = found.line
-    passes, share = 2 * fixed / float(np.median(found.of(TOUCH))), found.knee / found.expected_knee
+    passes, share = 2 * fixed / float(np.median(found.of(TOUCH))), 1 / found.growth
     common.console.print(
         f"a step takes {measure.time_text([fixed])} + B · {measure.time_text([slope])}: going through the weights "
-        f"{passes:.1f} times, and products at {100 * share:.0f} % of the peak (medians)"
+        f"{passes:.1f} times, and products at {100 * share:.0f} % of the peak (medians); equal at B = {found.knee:.0f}"
     )
     rows = []
     for batch in found.batches:

@@ -100,6 +100,37 @@ def test_training_and_a_padded_network_by_numpy(finished, name, width, decay):
     assert set(row["best_step"]) <= {20, 40}
 
 
+def test_early_stopping_watches_validation_and_dropout_is_of_training_only(finished):
+    """The more it learns, the worse on validation, of which all labels are wrong; the better on the other parts."""
+    digits = networks.digits()
+    few = overfitting.draw(digits, few=4, wrong=0.0, steps=40, repeats=3, seed=0)
+    labels = few.labels.copy()
+    for lane, validation in zip(labels, few.validation, strict=True):
+        lane[validation] = (lane[validation] + 1) % 10
+    sizes = 64, 8, 8, 10
+    params = networks.stacked([networks.network(np.random.default_rng(seed), sizes, sizes) for seed in few.seeds])
+    parts = few.train, few.validation, np.broadcast_to(digits.test, (3, len(digits.test)))
+
+    def train(rate, dropout):  # the shapes of the small run: compiled
+        lanes = networks.lanes(params, labels, few.batches, parts, rate=rate)
+        return networks.train(digits.images, lanes, every=networks.EVERY, dropout=dropout, stops=True)
+
+    found = train(0.0, False)
+    loss = np.asarray(found.scores)[:, :, :, networks.LOSS]
+    np.testing.assert_array_equal(loss[:, 0] < loss[:, 1], [[False, True, False]] * 3)
+    assert np.asarray(found.best_step).tolist() == [20] * 3
+    np.testing.assert_allclose(found.best_scores, found.scores[:, 0], rtol=1e-5)
+    without, dropped = train(0.0, True), train(0.5, True)
+    np.testing.assert_allclose(without.scores, found.scores, rtol=1e-4)
+    assert np.abs(np.asarray(dropped.scores - found.scores)[:, -1, 0, networks.LOSS]).min() > 0.01
+    flat = [np.asarray(a, float)[1] for layer in dropped.params for a in layer]
+    expected = [scored(flat, digits.images[part[1]], labels[1][part[1]]) for part in parts]
+    np.testing.assert_allclose(dropped.scores[1, -1], expected, rtol=1e-4)
+    rows = finished[2]["rows"]
+    apart = np.subtract(rows["dropout 0.5"]["end"], rows["none"]["end"])
+    assert np.abs(apart[:, 0, networks.LOSS]).min() > 0.01
+
+
 def test_few_images_with_wrong_labels():
     digits = networks.digits()
     few = overfitting.draw(digits, few=4, wrong=0.2, steps=1, repeats=2, seed=3)
@@ -134,6 +165,62 @@ def test_frozen_layers_by_numpy(finished):
         flat = trained(layers, images, labels, batches, trains=trains)
         assert errors[way][2] == pytest.approx(scored(flat, images[test], labels[test])[1], abs=0.012)
     assert errors[transfer.FROZEN] != errors[transfer.RANDOM]
+
+
+class Untrained:
+    """In place of `networks.train`: keeps what each call was to learn from."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, images, lanes, *, every, **options):
+        self.calls.append(lanes)
+        looks = np.zeros((len(lanes.batches), 1, len(lanes.parts), 2), np.float32)
+        return networks.Trained(lanes.params, looks, looks[:, 0], looks[:, 0, 0, 0], looks[:, 0, 0, 0])
+
+
+def test_transfer_learns_from_other_digits_and_never_from_test_images(monkeypatch):
+    monkeypatch.setattr(networks, "train", untrained := Untrained())
+    digits = networks.digits()
+    source = transfer.learn_source(digits, 0.0, steps=20, repeats=2, hidden=4, seed=0)
+    transfer.measure(digits, source, 2, steps=5, repeats=2, seed=0)
+    first, *ways = untrained.calls
+    assert set(digits.labels[first.batches].ravel()) == set(range(5))
+    assert len(ways) == len(transfer.WAYS)
+    for way, lanes in zip(transfer.WAYS, ways, strict=True):
+        assert min(digits.labels[lanes.batches].ravel()) == 5
+        assert all(len(set(batches.ravel())) <= 10 for batches in lanes.batches)  # two of each
+        assert lanes.trains.tolist() == [float(way in (transfer.TUNED, transfer.SCRATCH))] * 2
+        known = way in (transfer.FROZEN, transfer.TUNED)
+        np.testing.assert_array_equal(lanes.params[0].w, (first if known else ways[-1]).params[0].w)
+        np.testing.assert_array_equal(lanes.params[-1].w, ways[-1].params[-1].w)
+    for lanes in untrained.calls:
+        assert set(lanes.batches.ravel()) <= set(digits.pool)
+        assert set(np.concatenate(lanes.parts, axis=1).ravel()) <= set(digits.test)
+
+
+@pytest.mark.parametrize("kind", [selection.SEEDS, selection.SETTINGS])
+def test_candidates_answer_for_images_that_none_learned_from(monkeypatch, kind):
+    """Images are their own numbers."""
+    labels = np.repeat(np.arange(10, dtype=np.int32), selection.FEW + 3)
+    images = np.tile(np.arange(len(labels), dtype=np.float32)[:, None], 64)
+    asked = []
+    monkeypatch.setattr(networks, "train", untrained := Untrained())
+    monkeypatch.setattr(selection, "_answers", lambda params, x: asked.append(x[:, 0]) or np.zeros((3, len(x))))
+    digits = networks.Digits(images, labels, np.arange(100), np.arange(100, 130))
+    right = selection.train_candidates(digits, kind, candidates=3, steps=20, hidden=4, seed=0)
+    (lanes,), (others,) = untrained.calls, asked
+    learned = set(lanes.batches.ravel()) | set(lanes.parts[0].ravel())
+    assert np.bincount(labels[sorted(learned)]).tolist() == [selection.FEW] * 10
+    assert sorted([*learned, *others]) == list(range(130))
+    np.testing.assert_array_equal(right, [labels[others.astype(int)] == 0] * 3)
+
+
+def test_validation_and_test_sets_are_drawn_apart():
+    right = np.random.default_rng(0).random((3, 1697)) < 0.8
+    validation, test = selection.draw_scores(right, m=selection.TEST, draws=100, seed=0)
+    assert abs(validation.mean() - test.mean()) < 0.02
+    assert all(abs(np.corrcoef(a, b)[0, 1]) < 0.5 for a, b in zip(validation.T, test.T, strict=True))
 
 
 def test_the_best_of_many_by_other_ways():
@@ -175,6 +262,9 @@ def test_polynomials_and_jackknife_by_numpy():
     assert row["without"]["variance"] == pytest.approx(without)
     expected = np.mean((truth - np.polyval(np.polyfit(x, truth, 2), x)) ** 2)
     assert row["predicted"] == pytest.approx({"bias_squared": expected, "variance": 0.09 * 3 / 9})
+    rare = math.log(1e4)
+    variance, bias = (0.01 * (2 * math.sqrt(degrees * rare) + 2 * rare) for degrees in (3 * 4, 3))
+    assert row["allowed"] == pytest.approx({"bias_squared": bias / 5 + variance / 4 / 5, "variance": variance / 4})
     values = np.random.default_rng(0).normal(size=7)
     means = [np.delete(values, index).mean() for index in range(7)]
     assert verdicts.jackknife(means) == pytest.approx(values.std(ddof=1) / math.sqrt(7))
@@ -268,6 +358,20 @@ def good():
     }
 
 
+def test_the_test_part_has_no_say_in_what_is_chosen():
+    ends = {"weight decay 1": (0.5, 0.9), "weight decay 3": (0.6, 0.4), "weight decay 1, right labels": (0.1, 0.1)}
+    rows = {
+        name: {"kind": "weight decay", "end": [[[0.1, 0.1], [validation] * 2, [test] * 2]] * 2}
+        for name, (validation, test) in ends.items()
+    }
+    assert verdicts.chosen(rows, "weight decay") == "weight decay 1"
+    assert verdicts.chosen(rows, "dropout") is None
+
+
+# What `judge_luck` allows, the largest of 4 normal numbers having mean 1.0294 and variance 0.4917 (Teichroew 1956).
+LUCKY = 2 * 0.04 / 1.0294 * 0.1 * (0.4917 + 1.0294**2 - 1) / 6 + 3 * 0.001
+SLIGHT = 0.1 / (1 + 0.01 * 3 / math.sqrt(3))  # a fall of 0.09 times this, ± 1 % in each repeat, is with errors a tenth
+NOISY = {"kind": "bottleneck", "end": [run_scores(0.01, 0.1 + 0.02 * sign)[0] for sign in SIGNS]}
 CLEAN = "bottleneck 2, right labels"
 UNEVEN, MANY, EVEN = "uneven light, 1 labels", "uneven light, 50 labels", "even light, 1 labels"
 GUESSES, SEEDS, SETTINGS = (f"selection, {kind}" for kind in selection.FAMILIES)
@@ -283,7 +387,12 @@ GUESSES, SEEDS, SETTINGS = (f"selection, {kind}" for kind in selection.FAMILIES)
         ({"weight decay 1": overfit("weight decay", 1.0, 0.01, 0.9)}, {4}),
         ({"dropout 0.5": overfit("dropout", 0.5, 0.01, 1.0)}, {5}),
         ({"bottleneck 2": overfit("bottleneck", 2.0, 0.01, 1.0)}, {6}),
+        ({"dropout 0.5": overfit("dropout", 0.5, 0.9, 0.9)}, {5}),  # no gap, but no better
+        ({"dropout 0.5": overfit("dropout", 0.5, 0.0, 0.895)}, {5}),  # better, but for a wider gap
         ({CLEAN: overfit("bottleneck", 2.0, 0.01, 0.05)}, {7}),
+        ({CLEAN: overfit("bottleneck", 2.0, 0.01, 0.1 - 0.09 * 0.9 * SLIGHT)}, set()),
+        ({CLEAN: overfit("bottleneck", 2.0, 0.01, 0.1 - 0.09 * 1.1 * SLIGHT)}, {7}),
+        ({CLEAN: NOISY}, {7}),  # no fall, but who knows
         ({UNEVEN: transferred(1, 0.7, 0.7)}, {8}),
         ({UNEVEN: transferred(1, 0.5, 0.7, random=0.5)}, {9}),
         ({MANY: transferred(50, 0.1, 0.2)}, {10}),
@@ -291,9 +400,13 @@ GUESSES, SEEDS, SETTINGS = (f"selection, {kind}" for kind in selection.FAMILIES)
         ({GUESSES: selected("guesses", [0.0, 0.02, 0.045], [0.0, 0.02, 0.04])}, {12}),
         ({SEEDS: selected("other seeds", [0.0, 0.04, 0.04], [0.0, 0.04, 0.04])}, {13}),  # no more of more
         ({SEEDS: selected("other seeds", [0.0, 0.02, 0.06], [0.0, 0.02, 0.04])}, {15}),
+        ({SEEDS: selected("other seeds", [0.0, 0.02, 0.04 + 0.9 * LUCKY], [0.0, 0.02, 0.04])}, set()),
+        ({SEEDS: selected("other seeds", [0.0, 0.02, 0.04 + 1.1 * LUCKY], [0.0, 0.02, 0.04])}, {15}),
+        ({SEEDS: selected("other seeds", [0.0, 0.02, 0.04 - 1.1 * LUCKY], [0.0, 0.02, 0.04])}, {15}),
         ({SETTINGS: selected("other settings", [0.0, 0.1, 0.2], [0.0, 0.02, 0.04])}, {14}),  # more than luck can be
         ({SETTINGS: selected("other settings", [0.01, 0.1, 0.11], [0.0] * 3)}, {14}),  # at 1 and 2, too
         ({SETTINGS: selected("other settings", [0.0, 0.02, 0.04], [0.0] * 3, unbiased=0.005)}, {16}),
+        ({"degree 1": degree(1, 0.0, 0.006) | {"bias_squared": 0.009, "variance": 0.015}}, set()),
         ({"degree 1": degree(1, 0.0, 0.006) | {"bias_squared": 0.011}}, {17}),
         ({"degree 1": degree(1, 0.0, 0.006) | {"variance": 0.017}}, {18}),
         ({"degree 0": degree(0, 0.0, 0.02)}, {19, 20}),
@@ -351,7 +464,7 @@ def test_flags_that_do_not_fit(tmp_path, flag, message):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("few", 0), ("few", 71), ("wrong", 1), ("decays", "1,0.1"), ("decays", "inf"), ("rates", "1"), ("labels", "0,1"),
-     ("labels", "1.5"), ("widths", ""), ("candidates", 1), ("repeats", 2), ("seed", -1)],
+     ("labels", "1.5"), ("widths", ""), ("candidates", 3), ("noise", 0), ("repeats", 2), ("seed", -1)],
 )  # fmt: skip
 def test_bad_flags(name, value):
     with pytest.raises(flags.IllegalFlagValueError, match=name):

@@ -15,6 +15,7 @@ from experiments.gradient_flow_networks import INITIALIZATIONS, initialization
 from experiments.gradient_flow_recurrent import DRIVEN, QUIET, SHEARED
 from experiments.gradient_flow_theory import AFTER, BEFORE, BLOCKS, MAXOUT, PLAIN, RESIDUAL
 from experiments.gradient_flow_verdicts import Cell, Measured
+from fundamentals import initializers
 
 SMALL = {"depths": "2,5", "width": 8, "networks": 3, "with_norms": 2, "radii": "0.9,1.2", "units": 8, "lags": 10}
 NAMES = "small", "Xavier", "orthogonal"
@@ -132,7 +133,8 @@ def test_predictions_by_closed_forms():
         np.testing.assert_allclose(flow.weights, 0, atol=1e-4)
     relu = theory.flow("relu", PLAIN, 2.0, 6, 64)  # V = 5 and U = 5, Hanin & Nica 2018
     np.testing.assert_allclose(relu.allowance, k * 10 / (2 * 64) / math.log(100), 1e-3)
-    np.testing.assert_allclose(relu.spread, np.sqrt(k * 10 / 64) / math.log(100), 1e-3)
+    np.testing.assert_allclose(relu.spread, np.sqrt(k * 5 / 64) / math.log(100), 1e-3)
+    np.testing.assert_allclose(relu.shift, -k * 5 / 128 / math.log(100), 1e-3)
     m = theory.moments("sigmoid", 1.0)
     before = theory.flow("sigmoid", BEFORE, 0.5, 6, 64)
     np.testing.assert_allclose(np.diff(before.signal), math.log10(m.slope_second / m.second) / 2, 1e-3)
@@ -142,6 +144,9 @@ def test_predictions_by_closed_forms():
     expected = math.log10(2 * after.slope_second / (after.second - after.mean**2)) / 2
     np.testing.assert_allclose(np.diff(theory.flow("tanh", AFTER, 2.0, 6, 64).signal), expected, 1e-3)
     np.testing.assert_allclose(theory.flow("tanh", RESIDUAL, 1e-6, 6, 64).signal, 0, atol=1e-5)
+    # σ(0) = ½ is added by each layer of tiny weights: its mean and that of x together.
+    expected = -np.log10(1 + (k - 1) ** 2 / 4) / 2
+    np.testing.assert_allclose(theory.flow("sigmoid", RESIDUAL, 1e-12, 6, 64).weights, expected, atol=1e-5)
     powers = [np.linalg.matrix_power(gradient_flow_recurrent.shear(4, 0.9, 0.7), n) for n in k]
     expected = [np.linalg.norm(power) / 2 for power in powers]  # ‖·‖_F / √n
     np.testing.assert_allclose(gradient_flow_recurrent.sheared_growth(0.9, 0.7, k), expected)
@@ -163,6 +168,25 @@ def test_gradients_through_time_by_hand(finished):
     clipping = {name: np.array(values) for name, values in rows["clipping"].items()}
     np.testing.assert_allclose(clipping["free"], 0.1 * clipping["gradients"], 1e-12)
     np.testing.assert_allclose(clipping["clipped"], 0.1 * np.minimum(clipping["gradients"], 5), 1e-12)
+
+
+def test_driven_states_and_gradients_by_transcription(finished):
+    with jax.enable_x64(True):
+        matrix_key, input_key, _, end_key = jax.random.split(jax.random.split(jax.random.key(0), 3)[2], 4)
+        base = np.asarray(initializers.orthogonal()(jax.random.split(matrix_key, 3)[1], (8, 8), np.float64))
+        x = 0.3 * np.asarray(jax.random.normal(input_key, (3, 1, 60, 8), np.float64))[1, 0]
+        dh = np.asarray(jax.random.normal(end_key, (3, 8), np.float64))[1]
+    h, states = np.zeros(8), []
+    for step in x:
+        h = np.tanh(step + h @ (1.2 * base))
+        states.append(h)
+    dh, found = dh / np.linalg.norm(dh), []
+    for h in states[:-11:-1]:
+        dh = (dh * (1 - h**2)) @ (1.2 * base).T
+        found.append(np.log10(np.linalg.norm(dh)))
+    row = finished[2]["rows"][DRIVEN]
+    np.testing.assert_allclose(row["states"][1][1], np.abs(states[:-11:-1]).max(axis=1), 1e-9)
+    np.testing.assert_allclose(row["lags"][1][1], found, atol=1e-9)
 
 
 def noise(shape):
@@ -230,6 +254,11 @@ def lags(measured, kind):
     return measured.through_time[kind]["lags"]
 
 
+def saturated(measured):
+    """States whose slopes would explain any loss."""
+    return np.ones(lags(measured, QUIET).shape)
+
+
 @pytest.mark.parametrize(
     ("change", "fails"),
     [
@@ -238,18 +267,22 @@ def lags(measured, kind):
         (lambda m: changed(m, ("tanh", PLAIN, "Xavier"), "signal", shifted(np.nan)), {0}),
         (lambda m: changed(m, ("tanh", PLAIN, "Xavier"), "weights", shifted(-0.3)), {1}),
         (lambda m: changed(m, ("sigmoid", PLAIN, "orthogonal"), "signal", lambda v: first(v, 3)), {2}),
-        (lambda m: changed(m, ("sigmoid", PLAIN, "small"), "signal", lambda v: first(v, 60)), {3}),
+        (lambda m: changed(m, ("sigmoid", PLAIN, "small"), "signal", lambda v: first(v, 48)), {3}),
         (lambda m: m._replace(norms={name: 0 * norm for name, norm in m.norms.items()}), {3}),
         (lambda m: changed(m, ("relu", PLAIN, "He"), "signal", lambda v: first(v, 3)), {4}),
         (lambda m: changed(m, ("sigmoid", PLAIN, "Xavier"), "signal", lambda v: first(v, 3)), {5}),
         (lambda m: changed(m, ("relu", PLAIN, "small"), "weights", lambda v: first(v, 1e-6)), {6}),
-        (lambda m: changed(m, ("sigmoid", RESIDUAL, "Xavier"), "signal", shifted(0.3)), {7}),
+        (lambda m: changed(m, ("sigmoid", RESIDUAL, "Xavier"), "signal", shifted(0.3)), {7, 9}),
+        (lambda m: changed(m, ("sigmoid", PLAIN, "large"), "signal", lambda v: 0 * v), {0, 9, 10}),
         (lambda m: changed(m, ("sigmoid", AFTER, "Xavier"), "weights", shifted(-1)), {8}),
         (lambda m: changed(m, ("sigmoid", RESIDUAL, "small"), "signal", shifted(-3)), {7, 9}),
+        (lambda m: changed(m, ("sigmoid", RESIDUAL, "small"), "signal", shifted(200)), {7, 9}),
         (lambda m: changed(m, ("sigmoid", AFTER, "small"), "signal", shifted(-3)), {7, 10}),
         (lambda m: changed(m, ("sigmoid", BEFORE, "small"), "signal", lambda v: 0 * v), {7, 11}),
         (lambda m: with_time(m, SHEARED, norms=np.array([0.9])), {12}),
         (lambda m: with_time(m, QUIET, lags=lags(m, QUIET) - 1e-6), {13}),
+        (lambda m: with_time(m, QUIET, lags=0 * lags(m, QUIET) - 20, states=saturated(m)), {13}),
+        (lambda m: with_time(m, QUIET, lags=lags(m, QUIET) - 2e-5, states=saturated(m)), {13}),
         (lambda m: with_time(m, QUIET, lags=np.nan * lags(m, QUIET)), {12, 13}),
         (lambda m: with_time(m, DRIVEN, lags=lags(m, DRIVEN) - 3), {14}),
         (lambda m: with_time(m, DRIVEN, lags=lags(m, DRIVEN) + 4), {12, 14, 15}),
@@ -263,6 +296,37 @@ def lags(measured, kind):
 def test_what_is_wrong_is_noticed(ideal, change, fails):
     verdicts = gradient_flow_verdicts.judge(change(ideal))
     assert {i for i, verdict in enumerate(verdicts) if not verdict.holds} == fails
+
+
+@pytest.mark.parametrize(("share", "fails"), [(0.9, set()), (-0.9, set()), (1.1, {4}), (-1.1, {4})])
+def test_a_network_near_the_limit(ideal, share, fails):
+    mean, stddev = -5 * 24 / 128 / math.log(100), math.sqrt(5 * 24 / 64) / math.log(100)
+
+    def near(values):
+        result = np.full(values.shape, mean)
+        result[0] += share * 4 * stddev
+        return result
+
+    verdicts = gradient_flow_verdicts.judge(changed(ideal, ("relu", PLAIN, "He"), "signal", near))
+    assert {i for i in (4, 5) if not verdicts[i].holds} == fails
+
+
+@pytest.mark.parametrize("share", [0.9, -0.9, 1.1, -1.1])
+@pytest.mark.parametrize(
+    ("where", "fails"),
+    [
+        (("tanh", PLAIN, "Xavier"), {0}),
+        (("sigmoid", RESIDUAL, "small"), {7, 9}),
+        (("sigmoid", AFTER, "small"), {7, 10}),
+    ],
+)
+def test_means_near_the_limit(ideal, where, fails, share):
+    (cell,) = [cell for cell in ideal.cells if (cell.activation, cell.block, cell.initialization) == where]
+    error = cell.signal[:, -1].std(ddof=1) / math.sqrt(8)
+    amount = share * (5 * error + cell.predicted.allowance[-1])
+    verdicts = gradient_flow_verdicts.judge(changed(ideal, where, "signal", shifted(amount)))
+    found = {i for i in (0, 7, 9, 10) if not verdicts[i].holds}
+    assert found == (fails if abs(share) > 1 else set())
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, undrawn, finished):
@@ -307,6 +371,7 @@ def test_flags_that_do_not_fit(tmp_path, flag, message):
         ("depths", ""),
         ("radii", "1,0.5"),
         ("radii", "x"),
+        ("radii", ""),
         ("networks", 2),
         ("width", 2),
         ("seed", -1),

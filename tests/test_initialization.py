@@ -21,6 +21,7 @@ from fundamentals.models import mlp
 
 SMALL = {
     "width": 16, "depth": 3, "networks": 4, "examples": 3, "tied_widths": "4", "trained_width": 5, "hidden_layers": 2,
+    "large": 3,
     "trained_networks": 2, "sgd_rates": "0.1", "adam_rates": "0.01", "steps": 3, "batch": 8,
 }  # fmt: skip
 SETTINGS = parse(initialization)
@@ -127,6 +128,9 @@ def test_closed_forms():
     np.testing.assert_allclose([tanh.forward[1], tanh.backward[0] / tanh.backward[1], tanh.forward[2]],
                                [np.mean(d) for d in drawn], rtol=2e-2)  # fmt: skip
     assert tanh.forward_off[2] == pytest.approx(np.var(drawn[0]) / np.mean(drawn[0]) ** 2 / 64, rel=0.03)
+    slopes = [(1 - np.tanh(s * z[0]) ** 2) ** 2 for s in (1, math.sqrt(tanh.forward[1]))]
+    spreads = [np.var(d) / np.mean(d) ** 2 for d in (*slopes, drawn[0], drawn[2])]
+    assert tanh.backward_off[0] == pytest.approx(sum(spreads) / 64, rel=0.03)
     late = theory.square("tanh", 1 / 64, width=64, depth=40).forward
     assert 1 / late[40] - 1 / late[39] == pytest.approx(2, rel=0.05)  # as 1/(2l)
     up_down = theory.linear_stack("Xavier", [256, 64, 256])
@@ -219,6 +223,8 @@ def test_clear_rows_hold():
         ("square, relu", ("forward", 4, 5), math.nan, ["relu, 5 schemes: E x²"]),
         ("square, tanh", ("forward", 3, 10), 0.06, ["tanh, 5 schemes: E x²", "tanh, Xavier"]),
         ("square, tanh", ("forward", 1, 10), 1.01, ["tanh, 5 schemes: E x²", "large, tanh: E x²"]),
+        ("square, tanh", ("forward", 1, 10), 0.89, ["tanh, 5 schemes: E x²", "large, tanh: E x²"]),
+        ("square, tanh", ("forward", 1, 10), math.nan, ["tanh, 5 schemes: E x²", "large, tanh: E x²"]),
         ("square, relu", ("forward", 0, 10), 1.5, ["relu, 5 schemes: E x²", "small, σ"]),
         ("square, tanh", ("backward", 1, 0), 0.9, ["tanh, 5 schemes: E dx²", "large, σ"]),
         ("stack, funnel", ("backward", 0, 0), 1.0, ["linear, 512 → 256"]),
@@ -256,7 +262,7 @@ def test_what_is_wrong_is_noticed(key, path, value, fails):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ({"small": 2}, "expected the first to be less"),
+        ({"small": 4}, "expected the first to be less"),
         ({"constant": 0}, "--constant=0.0; expected a finite number > 0"),
     ],
 )
@@ -270,6 +276,9 @@ def test_flags_that_do_not_fit(tmp_path, flag, message):
     ("name", "value"),
     [
         ("tied_widths", "1"),
+        ("tied_widths", ""),
+        ("sgd_rates", ""),
+        ("adam_rates", ""),
         ("tied_widths", "8,8"),
         ("sgd_rates", "0"),
         ("adam_rates", "x"),

@@ -36,6 +36,18 @@ def rounds(changed=None, **kwargs):
     return Rounds([one | (changed or {}) for one in seconds], [1, 4, 16, 64, 256], [8, 16], COSTS)
 
 
+# Seconds that the products of the largest batch take at the peak; at half of it, they take 2 of these.
+SHORTEST = 256 * COSTS.flops / PEAK
+
+
+def noisy(factor):
+    """Whose halves differ by this factor in what an empty step takes."""
+    found = rounds()
+    for one in found.seconds[1::2]:
+        one["empty, best"] *= factor / 1.01
+    return found
+
+
 @pytest.fixture
 def times(monkeypatch, undrawn):
     """What is timed is not run; the rounds that were asked for."""
@@ -124,6 +136,7 @@ def test_formulas():
     middle = 1.015  # the median of four rounds
     assert found.line == pytest.approx((4e-5 * middle, 2 * COSTS.flops / PEAK * middle))
     assert found.knee == pytest.approx(4e-5 * PEAK / 2 / COSTS.flops)
+    assert found.growth == pytest.approx(2 / 1.1, rel=2e-3)
     assert found.expected_knee == pytest.approx(4e-5 * PEAK / 1.1 / COSTS.flops, rel=2e-3)
 
 
@@ -131,11 +144,19 @@ def test_formulas():
     ("found", "fails"),
     [
         (rounds(), []),
-        (rounds({"step 256": 200 * given(0)["step 1"]}), [0]),
+        (rounds({"step 256": 200 * given(0)["step 1"]}), [0, 1]),
         (rounds(fixed=5e-6, rate=1.2 * PEAK), [1]),
+        (rounds(fixed=4e-4, rate=PEAK / (1.1 * 0.75 * 1.1)), []),
+        (rounds(fixed=4e-4, rate=PEAK / (0.9 * 0.75 * 1.1)), [2]),  # products are left out
         (rounds({"touch, best": 1.0}), [1]),
-        (rounds(rate=PEAK / 5), [2]),  # far below the peak
-        (rounds(fixed=0.0, rate=PEAK / 2), [0, 1, 2]),  # nothing is shared, and even one sample is too fast
+        # The growth is judged by the median of the means, a tenth slower than the best.
+        (rounds(fixed=4e-4, rate=PEAK / (0.9 * 4 * 1.1)), []),
+        (rounds(fixed=4e-4, rate=PEAK / (1.1 * 4 * 1.1)), [2]),  # far below the peak
+        (rounds(fixed=0.0, rate=PEAK / 2), [0, 1]),  # nothing is shared, and even one sample is too fast
+        (rounds(fixed=SHORTEST * (1 / 0.11 - 2)), []),
+        (rounds(fixed=SHORTEST * (1 / 0.09 - 2)), [1]),  # far below the roofline
+        (noisy(1.9), []),
+        (noisy(2.1), [1]),
     ],
 )
 def test_what_is_wrong_is_noticed(found, fails):
@@ -148,6 +169,18 @@ def test_a_gain_within_its_error_is_none():
     for number, one in enumerate(found.seconds):
         one["step 1"] *= (0.02, 3.0, 0.05, 20.0)[number]
     assert not throughput_verdicts.judge_gain(found, 2.0).holds
+
+
+def test_what_is_predicted_of_the_gain_is_what_is_judged():
+    found = rounds()
+    exact = 256 * given(0)["step 1"] / given(0)["step 256"]
+    for factor, holds in ((0.99, True), (1.01, False)):
+        verdict = throughput_verdicts.judge_gain(found, factor * exact)
+        assert (verdict.predicted, verdict.holds) == (f"≥ {factor * exact:g}", holds)
+
+
+def test_noise_is_named():
+    assert "too noisy to tell: halves differ by 110 %" in throughput_verdicts.judge_roofline(noisy(2.1)).measured
 
 
 @pytest.mark.parametrize(
@@ -163,4 +196,7 @@ def test_bad_flags(name, value):
 def test_no_time_to_measure(tmp_path):
     with pytest.raises(common.UserError, match=r"--least=0\.0; expected a finite number > 0"):
         throughput.run(**parse(throughput, **SMALL | {"least": 0}, output_dir=tmp_path / "none"))
+    for target in ("nan", "inf"):
+        with pytest.raises(common.UserError, match=f"--target={target}; expected a finite number"):
+            throughput.run(**parse(throughput, **SMALL | {"target": target}, output_dir=tmp_path / "none"))
     assert not (tmp_path / "none").exists()

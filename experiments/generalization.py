@@ -181,12 +181,10 @@ def run(
                         rows[key] = sweeps.keep(folder, key, job())
                         bar.advance(task)
             complete = True
-    except KeyboardInterrupt:
-        common.console.print(f"interrupted after {len(rows)} of {total} rows; --resume goes on")
-        raise
     finally:
         verdicts = generalization_verdicts.judge(rows)
         _report(folder, rows, verdicts, settings, complete=complete)
+        sweeps.report_unfinished(len(rows), total)
     return verdicts
 
 

@@ -192,12 +192,10 @@ def run(
                     rows[name] = sweeps.keep(folder, name, measures[name](key=keys[name], note=note))
                 bar.advance(task)
             complete = True
-    except KeyboardInterrupt:
-        common.console.print(f"interrupted after {len(rows)} of {len(ROWS)} models")
-        raise
     finally:
         verdicts = generative_verdicts.judge(rows)
         _report(folder, rows, verdicts, settings, complete=complete)
+        sweeps.report_unfinished(len(rows), len(ROWS))
     return verdicts
 
 

@@ -18,7 +18,7 @@ PICTURES = (
     ("vae", "data", "test digits"),
     ("vae", "reconstructions", "VAE: reconstructions"),
     ("vae", "interpolations", "VAE: between the first two"),
-    ("vae", "samples", "VAE: samples"),
+    ("vae", "samples", "VAE: samples (probabilities)"),
     ("nade", "samples", "NADE: samples"),
     ("fvbn", "samples", "FVBN: samples"),
     ("digits gan", "samples", "GAN: samples (grey levels)"),

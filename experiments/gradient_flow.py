@@ -150,13 +150,11 @@ def run(
                 steps = gradient_flow_recurrent.clip(keys[2], rho, **sizes, max_norm=clip, learning_rate=learning_rate)
                 keep(CLIPPING, steps)
         complete = True
-    except KeyboardInterrupt:
-        common.console.print(f"interrupted after {len(rows)} of {total} kinds of networks")
-        raise
     finally:
         measured = gather(rows, settings)
         verdicts = gradient_flow_verdicts.judge(measured)
         _report(folder, measured, verdicts, rows, settings, complete=complete)
+        sweeps.report_unfinished(len(rows), total)
     return verdicts
 
 

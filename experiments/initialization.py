@@ -135,12 +135,10 @@ def run(
                 if key not in rows:
                     rows[key] = sweeps.keep(folder, key, part())
                 bar.advance(task)
-    except KeyboardInterrupt:
-        common.console.print(f"interrupted: {len(rows)} of {len(parts)} parts are finished; --resume goes on")
-        raise
     finally:
         verdicts = initialization_verdicts.judge(rows, settings)
         _report(folder, rows, verdicts, settings, complete=len(rows) == len(parts))
+        sweeps.report_unfinished(len(rows), len(parts))
     return verdicts
 
 

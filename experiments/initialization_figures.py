@@ -86,6 +86,7 @@ def _training(axes: Axes, rows: dict[str, Row]) -> None:
                 axes.plot(np.full(len(values), x), values, MARKERS[name], color=COLOURS[name], markersize=6)
     axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
     axes.annotate("guessing", (3.5, 1), ha="right", va="bottom", fontsize=8)
+    axes.annotate("at the top: more, or not finite", (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=8)
     axes.set(yscale="log", ylim=(1e-3, 1.25 * top), xlim=(-0.5, len(TRAINED) - 0.5))
     names = [f"{activation},\n{method}" for activation, method in TRAINED]
     axes.set_xticks(range(len(TRAINED)), names)

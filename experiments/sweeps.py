@@ -76,6 +76,12 @@ def keep(folder: Path, key: str, row: Any) -> Any:
     return _append(folder, {"key": key, "row": row})["row"]
 
 
+def report_unfinished(finished: int, rows: int) -> None:
+    """Below all tables, where nobody can miss it: that they are not whole, and what makes them so."""
+    if finished < rows:
+        common.console.print(f"interrupted: {finished} of {rows} rows are finished; --resume goes on")
+
+
 def _append(folder: Path, content: dict[str, Any]) -> Any:
     line = json.dumps(content)
     with (folder / ROWS).open("a") as file:

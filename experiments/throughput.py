@@ -110,13 +110,11 @@ def run(
                 if key not in rows:
                     rows[key] = sweeps.keep(folder, key, timed(calls, number))
                 bar.advance(task)
-    except KeyboardInterrupt:
-        common.console.print(f"interrupted: {len(rows)} of {rounds} rounds are finished; --resume goes on")
-        raise
     finally:
         found = Rounds([rows[key] for key in keys if key in rows], batches, sides, costs)
         verdicts = throughput_verdicts.judge(found, target)
         _report(folder, found, verdicts, settings, complete=len(found.seconds) == rounds)
+        sweeps.report_unfinished(len(rows), rounds)
     return verdicts
 
 

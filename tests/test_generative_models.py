@@ -316,6 +316,10 @@ BAD = {
     "vae.init: latent is 0; expected an integer ≥ 1": lambda: vae.init(KEY, inputs=6, latent=0),
     "vae.init: hidden[0] is 0; expected an integer ≥ 1": lambda: vae.init(KEY, inputs=6, latent=2, hidden=(0,)),
     "negative_elbo: x has values from 2.0 to 2.0; expected [0, 1]": lambda: vae.negative_elbo(VAE, 2 * X, Z),
+    "negative_elbo: x has shape [5, 2, 3]; expected [..., D] with D = 6 from params.encoder": lambda: vae.negative_elbo(
+        VAE, X.reshape(5, 2, 3), Z
+    ),
+    "vae.decode: z has shape [5, 6]; expected [..., Z] with Z = 2 from params.decoder": lambda: vae.decode(VAE, X),
     "negative_elbo: kl_weight is -1; expected a number in [0, inf)": lambda: vae.negative_elbo(VAE, X, Z, kl_weight=-1),
     "negative_elbo: params.encoder has 5 outputs; expected 2 Z = 4 from params.decoder": lambda: vae.negative_elbo(
         VAE._replace(encoder=VAE.encoder[:1]), X, Z

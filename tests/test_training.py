@@ -257,6 +257,10 @@ def test_bad_input(message):
             lambda: STOPPING.update(1.0, jnp.ones(3), STOPPING.init(jnp.ones(3, jnp.bfloat16))),
             "early_stopping: params has dtype float32; expected bfloat16 as in state.best_params",
         ),
+        (
+            lambda: STOPPING.update({"w": 1.0}, 1.0, STOPPING.init({"w": 1.0})),
+            "early_stopping: score is {'w': 1.0} (dict)",
+        ),
         (lambda: STOPPING.update("1", jnp.ones(3), STOPPING.init(jnp.ones(3))), "early_stopping: score is '1' (str)"),
         (
             lambda: training.bias_variance(jnp.ones((2, 3)), jnp.ones(3, jnp.bfloat16)),

@@ -217,19 +217,22 @@ def loss_and_gradient(
 def encode(params: Params, x: ArrayLike, *, activation: Rule = RELU) -> tuple[Array, Array]:
     """(means, log-scales), both [..., Z], of the codes of x [..., D]. Raises as `negative_elbo`."""
     _check_params("vae.encode", params)
-    return _encode("vae.encode", params, _pixels("vae.encode", x), activation)[0]
+    return _encode("vae.encode", params, _pixels("vae.encode", params, x), activation)[0]
 
 
 def decode(params: Params, z: ArrayLike, *, activation: Rule = RELU) -> Array:
     """Logits [..., D] of the pixels of codes z [..., Z]. Raises ValueError if Z is not that of the parameters."""
     _check_params("vae.decode", params)
+    (z,) = _checks.arrays("vae.decode", z=(z, "... Z"))
+    _check_inputs("vae.decode", "z", z, "Z", "decoder", params.decoder)
     return mlp.mlp(params.decoder, z, activation=activation)
 
 
 def sample(params: Params, *, key: PRNGKey, examples: int, activation: Rule = RELU) -> Array:
     """Images [examples, D] of 0 and 1: a code from the prior N(0, 1), and pixels of the probabilities it decodes to.
 
-    These probabilities, which are smoother to look at, are `sigmoid(decode(params, z))` of codes z of your own.
+    These probabilities, which are smoother to look at, are `sigmoid(decode(params, z))` of codes z of your own. The
+    activation is that of training.
     """
     _checks.key("vae.sample", "key", key)
     _checks.positive_integers("vae.sample", examples=examples)
@@ -258,7 +261,7 @@ def importance_weighted_bound(params: Params, x: ArrayLike, noise: ArrayLike, *,
       [...], nats.
     """
     _check_params("importance_weighted_bound", params)
-    x = _pixels("importance_weighted_bound", x)
+    x = _pixels("importance_weighted_bound", params, x)
     noise = _checks.array("importance_weighted_bound", "noise", noise)
     latent = _latent(params)
     if noise.shape[:1] == (0,) or noise.shape[1:] != (*x.shape[:-1], latent):
@@ -288,7 +291,7 @@ def _encode(function: str, params: Params, x: Array, activation: Rule) -> tuple[
 
 def _arrays(function: str, params: Params, x: ArrayLike, noise: ArrayLike) -> tuple[Array, Array]:
     _check_params(function, params)
-    x, noise = _checks.arrays(function, x=(_pixels(function, x), "... D"), noise=(noise, "... Z"))
+    x, noise = _checks.arrays(function, x=(_pixels(function, params, x), "... D"), noise=(noise, "... Z"))
     latent = _latent(params)
     if noise.shape[-1] != latent:
         raise ValueError(
@@ -297,8 +300,9 @@ def _arrays(function: str, params: Params, x: ArrayLike, noise: ArrayLike) -> tu
     return x, noise
 
 
-def _pixels(function: str, x: ArrayLike) -> Array:
+def _pixels(function: str, params: Params, x: ArrayLike) -> Array:
     (x,) = _checks.arrays(function, x=(x, "... D"))
+    _check_inputs(function, "x", x, "D", "encoder", params.encoder)
     _checks.probabilities(function, "x", x)
     return x
 
@@ -308,6 +312,15 @@ def _check_params(function: str, params: Params) -> None:
     for name, network in params._asdict().items():
         if not network:
             raise ValueError(f"{function}: params.{name} is empty; expected at least one layer")
+
+
+def _check_inputs(function: str, name: str, x: Array, letter: str, network: str, params: mlp.Params) -> None:
+    expected = params[0].w.shape[-2]
+    if x.shape[-1] != expected:
+        raise ValueError(
+            f"{function}: {name} has shape {list(x.shape)}; expected [..., {letter}] with {letter} = {expected} "
+            f"from params.{network}"
+        )
 
 
 def _check_outputs(function: str, network: str, y: Array, expected: int, letters: str, source: str) -> None:

@@ -37,7 +37,11 @@ class BiasVariance(NamedTuple):
 
 
 def bias_variance(predictions: ArrayLike, targets: ArrayLike) -> BiasVariance:
-    """The parts of the squared error at each point, over R training sets: equation (2).
+    """The parts of the squared error at each point, over R training sets.
+
+    error = mean_r (f_r − y)², variance = Σ_r (f_r − f̄)² / (R − 1), and bias² the difference. Training sets are fresh
+    draws, or disjoint parts of a large set. Of sets that are resampled from one data set, what they have in common
+    counts as bias, twice in the error, and if they overlap, the variance is too small.
 
     Args:
       predictions: [R, ...], R ≥ 2 training sets; if they are independent, both parts are unbiased.
@@ -123,8 +127,8 @@ def bias_variance_zero_one(labels: ArrayLike, targets: ArrayLike) -> ZeroOneBias
 def resample(examples: int, sets: int, *, key: PRNGKey, size: int | None = None, replace: bool = True) -> Array:
     """Training sets drawn from one: with replacement and of its size, as the bootstrap draws them.
 
-    B. Efron, Bootstrap methods: another look at the jackknife, 1979. What such sets have in common, the top of this
-    module says.
+    B. Efron, Bootstrap methods: another look at the jackknife, 1979. How much predictions vary over such sets is what
+    one data set can tell; it is not the variance over fresh ones, see `bias_variance`.
 
     Args:
       examples: N, to draw from.

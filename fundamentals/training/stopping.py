@@ -73,10 +73,10 @@ def early_stopping(patience: int, *, min_delta: Numeric = 0.0, mode: str = "min"
 
     def update(score: Numeric, params: ArrayTree, state: EarlyStoppingState) -> EarlyStoppingState:
         _checks.instance("early_stopping", "state", state, EarlyStoppingState)
+        score = _checks.array("early_stopping", "score", score, "real").astype(state.best_score.dtype)
         _checks.scalar("early_stopping", "score", score)
         _checks.same_shapes("early_stopping", "state.best_params", state.best_params, params=params)
         _checks.same_dtypes("early_stopping", "state.best_params", state.best_params, params=params)
-        score = _checks.array("early_stopping", "score", score, "real").astype(state.best_score.dtype)
         margin = jnp.asarray(min_delta, score.dtype)
         running = ~state.stopped
         better = running & (sign * (state.best_score - score) > margin)

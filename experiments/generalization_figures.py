@@ -29,8 +29,8 @@ FAMILIES = (("0.45", "s"), (LARGE, "o"), (HAND, "^"))
 
 def draw_overfitting(rows: Rows) -> Figure:
     """What is not finished is left out."""
-    figure = Figure(figsize=(15, 9.4), layout="constrained")
-    (curves, gaps, errors), (lit, plain, best) = figure.subplots(2, 3)
+    figure = Figure(figsize=(10, 13), layout="constrained")
+    (curves, best), (gaps, errors), (lit, plain) = figure.subplots(3, 2)
     _curves(curves, rows)
     _strengths(gaps, errors, rows)
     _transfer(lit, rows, transfer.LIT)
@@ -138,7 +138,7 @@ def _best(axes: Axes, rows: Rows) -> None:
 
 def draw_capacity(rows: Rows) -> Figure:
     """By degree, by width and by steps, on one scale."""
-    figure = Figure(figsize=(15, 4.9), layout="constrained")
+    figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     degrees, widths = of_capacity(rows, "degree"), of_capacity(rows, "width")
     axes[0].set_title("Polynomials: measured, and by theory")

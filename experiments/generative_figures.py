@@ -48,15 +48,12 @@ def digits(rows: dict[str, Any]) -> Figure:
 
 def curves(rows: dict[str, Any]) -> Figure:
     """Training, bounds against S, a discriminator against log p/q; below, the game on the ring."""
-    figure = Figure(figsize=(16, 9), layout="constrained")
-    above, below = figure.subplots(2, 3)
-    _training(above[0], rows)
-    _bounds(above[1], rows)
-    _small(above[2], rows)
-    _logits(below[0], rows)
-    _game(below[1], rows)
-    _samples(below[2], rows)
-    for axes in (*above, *below[:2]):
+    figure = Figure(figsize=(10.5, 13), layout="constrained")
+    for axes, draw in zip(
+        figure.subplots(3, 2).flat, (_training, _bounds, _small, _logits, _game, _samples), strict=True
+    ):
+        draw(axes, rows)
+    for axes in figure.axes[:-1]:
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 

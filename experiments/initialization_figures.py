@@ -21,8 +21,8 @@ ROWS = ("small", "tanh"), ("large", "tanh"), ("S3", "tanh"), ("Xavier", "tanh"),
 
 def variances(rows: dict[str, Row], settings: dict[str, Any]) -> Figure:
     """Marks are measured, lines predicted; above forward, below backward; on the right unequal widths, and training."""
-    figure = Figure(figsize=(15, 7.6), layout="constrained")
-    panels = figure.subplots(2, 4)
+    figure = Figure(figsize=(9.5, 13), layout="constrained")
+    panels = figure.subplots(4, 2).T  # forward and backward, beside each other
     for column, activation in enumerate(SLOPES):
         row = rows.get(f"square, {activation}")
         if row is not None:
@@ -74,7 +74,7 @@ def _stack(axes: Axes, rows: dict[str, Row]) -> None:
 
 def _training(axes: Axes, rows: dict[str, Row]) -> None:
     """Loss at the best η, of each network; what is not finite is at the top."""
-    axes.set_title("Loss / log 10 after training, best η")
+    axes.set_title("Loss / log 10, best η; at the top: 2, more, NaN")
     top = 2.0
     for group, (activation, method) in enumerate(TRAINED):
         for place, name in enumerate(MARKERS):
@@ -86,7 +86,6 @@ def _training(axes: Axes, rows: dict[str, Row]) -> None:
                 axes.plot(np.full(len(values), x), values, MARKERS[name], color=COLOURS[name], markersize=6)
     axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
     axes.annotate("guessing", (3.5, 1), ha="right", va="bottom", fontsize=8)
-    axes.annotate("at the top: more, or not finite", (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=8)
     axes.set(yscale="log", ylim=(1e-3, 1.25 * top), xlim=(-0.5, len(TRAINED) - 0.5))
     names = [f"{activation},\n{method}" for activation, method in TRAINED]
     axes.set_xticks(range(len(TRAINED)), names)
@@ -96,7 +95,7 @@ def histograms(rows: dict[str, Row], settings: dict[str, Any]) -> Figure:
     """Activations of one network by scheme and layer; the tallest bar is as tall as its panel."""
     depth = settings["depth"]
     layers = np.unique(np.linspace(1, depth, min(6, depth)).round().astype(int))
-    figure = Figure(figsize=(12, 8.4), layout="constrained")
+    figure = Figure(figsize=(10, 8.4), layout="constrained")
     panels = figure.subplots(len(ROWS), len(layers), squeeze=False)
     names = list(MARKERS)
     for axes, layer in zip(panels[0], layers, strict=True):

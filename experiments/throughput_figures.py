@@ -15,7 +15,7 @@ STYLES = {"overhead": ":", "products": "--", "traffic": "-."}
 
 def draw(found: Rounds, dtype: str) -> Figure:
     """The fastest rounds and, above them in time, the medians; what the device allows, by reason, as lines."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Figure(figsize=(9.5, 4.6), layout="constrained")
     rate_axes, time_axes = figure.subplots(1, 2)
     batches = np.array(found.batches, float)
     times = np.array([found.of(f"step {batch}") for batch in found.batches])
@@ -45,7 +45,7 @@ def draw(found: Rounds, dtype: str) -> Figure:
     _mark(time_axes, found.knee, "b B = a", "-")
     _mark(time_axes, found.expected_knee, "predicted", "--")
     handles, labels = rate_axes.get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=6)
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=3)
     roof = found.roofline
     figure.suptitle(f"{dtype}, {roof.peak / 1e9:,.0f} GFLOP/s, {roof.bandwidth / 1e9:,.0f} GB/s at most")
     return figure

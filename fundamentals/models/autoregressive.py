@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from fundamentals import _checks, initializers
 from fundamentals.activations import sigmoid
 from fundamentals.base import Array, ArrayLike, DTypeLike, Initializer, PRNGKey, Rule, accumulation_dtype, vary_together
+from fundamentals.layers.linear import LinearResiduals, linear_bwd, linear_fwd
 from fundamentals.losses.classification import binary_cross_entropy, binary_cross_entropy_bwd, binary_cross_entropy_fwd
 from fundamentals.models.objective import mean_loss, mean_loss_and_gradient
 
@@ -86,13 +87,6 @@ def init_nade(
     return NadeParams(w, v, jnp.zeros(inputs, dtype), jnp.zeros(hidden, dtype))
 
 
-class FvbnResiduals(NamedTuple):
-    """What `fvbn_bwd` needs."""
-
-    x: Array  # [..., D]
-    w: Array  # [D, D], zeros on and below the diagonal
-
-
 def fvbn(params: FvbnParams, x: ArrayLike) -> Array:
     """Logits of a fully visible belief network: l_d = b_d + Σ_{j<d} x_j w_jd.
 
@@ -110,30 +104,21 @@ def fvbn(params: FvbnParams, x: ArrayLike) -> Array:
     return fvbn_fwd(params, x)[0]
 
 
-def fvbn_fwd(params: FvbnParams, x: ArrayLike) -> tuple[Array, FvbnResiduals]:
-    """Keeps the pixels and the weights that are used."""
+def fvbn_fwd(params: FvbnParams, x: ArrayLike) -> tuple[Array, LinearResiduals]:
+    """Keeps what a linear layer keeps: the pixels, and the weights that are used."""
     _checks.instance("fvbn", "params", params, FvbnParams)
     x, w, b = _checks.arrays("fvbn", x=(x, "... D"), w=(params.w, "D D"), b=(params.b, "D"))
-    accumulate = accumulation_dtype(x.dtype)
-    w = jnp.triu(w, 1)
-    logits = jnp.matmul(x, w, preferred_element_type=accumulate)
-    logits += b.astype(accumulate).reshape((1,) * (x.ndim - 1) + b.shape)
-    return logits.astype(x.dtype), FvbnResiduals(x, w)
+    return linear_fwd(x, jnp.triu(w, 1), b)
 
 
-def fvbn_bwd(residuals: FvbnResiduals, dlogits: Array) -> tuple[FvbnParams, Array]:
-    """(dparams, dx): those of a linear layer, above the diagonal.
+def fvbn_bwd(residuals: LinearResiduals, dlogits: Array) -> tuple[FvbnParams, Array]:
+    """(dparams, dx): those of a linear layer, dw above the diagonal.
 
-    Derivation: l_d = b_d + Σ_{j<d} x_j w_jd, so dw_jd = Σ_B x_j dl_d where j < d, else 0, since no logit depends on it;
-    dx_j = Σ_{d>j} dl_d w_jd; db = Σ_B dl.
+    Derivation: l_d = b_d + Σ_{j<d} x_j w_jd is a linear layer whose other weights are 0. So dw_jd = Σ_B x_j dl_d where
+    j < d, else 0, since no logit depends on it; dx_j = Σ_{d>j} dl_d w_jd; db = Σ_B dl.
     """
-    x, w = residuals
-    accumulate = accumulation_dtype(dlogits.dtype)
-    leading = tuple(range(x.ndim - 1))
-    dw = jax.lax.dot_general(x, dlogits, ((leading, leading), ((), ())), preferred_element_type=accumulate)
-    dx = jnp.matmul(dlogits, w.T, preferred_element_type=accumulate)
-    dparams = FvbnParams(jnp.triu(dw, 1).astype(w.dtype), jnp.sum(dlogits, axis=leading))
-    return dparams, dx.astype(x.dtype)
+    dx, dw, db = linear_bwd(residuals, dlogits)
+    return FvbnParams(jnp.triu(dw, 1), db), dx
 
 
 class NadeResiduals(NamedTuple):
